@@ -1,0 +1,1 @@
+"""From scans on disk to preprocessed cases: everything that happens once, before training."""
