@@ -1,0 +1,1 @@
+"""Patches for training and whole volumes for validation, through NVIDIA DALI."""

@@ -1,0 +1,60 @@
+"""Overlapping regions of a tumour, predicted in the place of exclusive classes (BraTS)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """Regions that nest: each is the union of some classes and lies inside the one before.
+
+    Attributes:
+        names: of the regions, the widest first.
+        members: class values that make up each region.
+        values: class that a voxel gets where its innermost predicted region is this one.
+    """
+
+    names: tuple[str, ...]
+    members: tuple[tuple[int, ...], ...]
+    values: tuple[int, ...]
+
+    def channels(self, label: Tensor) -> Tensor:
+        """(N, 1, ...) class values to (N, R, ...) booleans."""
+        return torch.cat([torch.isin(label, label.new_tensor(group)) for group in self.members], dim=1)
+
+    def label(self, inside: Tensor) -> Tensor:
+        """(R, ...) booleans to (...) uint8 class values: inner regions overwrite outer ones."""
+        label = torch.zeros(inside.shape[1:], dtype=torch.uint8, device=inside.device)
+        for mask, value in zip(inside, self.values, strict=True):
+            label[mask] = value
+        return label
+
+
+def brats_regions(labels: Sequence[str]) -> Regions:
+    """Whole tumour, tumour core and enhancing tumour, from the classes' names (doi:10.1109/TMI.2014.2377694).
+
+    The Decathlon's Task01 and BraTS 2021 number oedema and core differently, so the names decide.
+
+    Raises:
+        ValueError: if the names are not background, oedema, core and enhancing tumour in any order.
+    """
+    names = [name.lower() for name in labels]
+    edema = [i for i, name in enumerate(names) if "edema" in name or "oedema" in name]
+    enhancing = [i for i, name in enumerate(names) if "enhancing" in name and "non" not in name]
+    core = [i for i in range(1, len(names)) if i not in edema + enhancing]
+    if not len(edema) == len(enhancing) == len(core) == 1:
+        raise ValueError(
+            f"--brats needs classes named edema, (non-enhancing or necrotic) core and enhancing tumour, "
+            f"this dataset has {', '.join(labels[1:]) or 'none'}"
+        )
+    e, n, c = edema[0], enhancing[0], core[0]
+    return Regions(
+        names=("whole tumour", "tumour core", "enhancing tumour"),
+        members=(tuple(sorted((e, c, n))), tuple(sorted((c, n))), (n,)),
+        values=(e, c, n),
+    )

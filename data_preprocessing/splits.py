@@ -1,0 +1,29 @@
+"""Folds of cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sklearn.model_selection import KFold
+
+SHUFFLE_SEED = 12345  # nnU-Net's and NVIDIA's: the same cases land in the same folds
+
+
+class SplitError(ValueError):
+    """A fold that cannot be made."""
+
+
+def split(cases: Sequence[str], nfolds: int, fold: int) -> tuple[list[str], list[str]]:
+    """Training and validation cases of one fold, each sorted.
+
+    Raises:
+        SplitError: for a fold outside 0 to nfolds - 1, or fewer cases than folds.
+    """
+    names = sorted(cases)
+    if not 0 <= fold < nfolds:
+        raise SplitError(f"--fold {fold} is not among the {nfolds} folds 0 to {nfolds - 1}")
+    if nfolds < 2 or len(names) < nfolds:
+        raise SplitError(f"{len(names)} cases cannot make {nfolds} folds; use --nfolds between 2 and {len(names)}")
+    folds = list(KFold(nfolds, shuffle=True, random_state=SHUFFLE_SEED).split(names))
+    train, validation = folds[fold]
+    return [names[i] for i in train], [names[i] for i in validation]

@@ -1,0 +1,1 @@
+"""Networks and the weights that other people trained for them."""

@@ -1,0 +1,163 @@
+"""Convolution blocks of all our networks, in 2D and 3D.
+
+Shapes are (N, C, H, W) for ``dim`` 2 and (N, C, D, H, W) for ``dim`` 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = Literal["instance", "batch", "group"]
+GROUPS = 16  # of group norm, fewer where the channels do not divide
+
+Layers = dict[int, Callable[..., nn.Module]]  # by the number of spatial axes
+CONV: Layers = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSED: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+BATCH_NORM: Layers = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+MAX_POOL: Layers = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class NetworkError(ValueError):
+    """Settings or an input that fit no network of ours."""
+
+
+def make_norm(norm: Norm, channels: int, dim: int, *, eps: float = 1e-5) -> nn.Module:
+    """An affine normalisation of ``channels``. Raises NetworkError for an unknown name."""
+    if norm == "instance":
+        return INSTANCE_NORM[dim](channels, eps=eps, affine=True)
+    if norm == "batch":
+        return BATCH_NORM[dim](channels, eps=eps)
+    if norm == "group":
+        groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
+        return nn.GroupNorm(groups, channels, eps=eps)
+    raise NetworkError(f"norm {norm!r} is not one of {', '.join(get_args(Norm))}")
+
+
+class NormAct(nn.Module):
+    """Normalisation, then LeakyReLU (``negative_slope`` 0: ReLU; None: no activation).
+
+    One module, so that one fused kernel can take the place of both: on a CPU they are a third of a step.
+    """
+
+    def __init__(self, norm: nn.Module, negative_slope: float | None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        if self.negative_slope is None:
+            return x
+        return F.leaky_relu(x, self.negative_slope, inplace=True) if self.negative_slope else F.relu(x, inplace=True)
+
+    def extra_repr(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class ConvNormAct(nn.Module):
+    """Convolution that keeps the size (but for its stride), normalisation, activation.
+
+    Without a bias unless asked: the normalisation behind it takes the mean away, and any bias with it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Sequence[int],
+        *,
+        stride: Sequence[int] | None = None,
+        dilation: int = 1,
+        norm: Norm | nn.Module = "instance",
+        negative_slope: float | None = 0.01,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = len(kernel)
+        self.conv = CONV[dim](
+            in_channels,
+            out_channels,
+            tuple(kernel),
+            stride=tuple(stride) if stride is not None else 1,
+            padding=tuple(dilation * (k // 2) for k in kernel),
+            dilation=dilation,
+            bias=bias,
+        )
+        module = norm if isinstance(norm, nn.Module) else make_norm(norm, out_channels, dim)
+        self.norm_act = NormAct(module, negative_slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm_act(self.conv(x))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a way around them (He et al. 2016, doi:10.1109/CVPR.2016.90).
+
+    The way around is the identity, or a strided 1x1x1 convolution where size or channels change.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Sequence[int],
+        *,
+        stride: Sequence[int] | None = None,
+        norm: Norm = "instance",
+        negative_slope: float = 0.01,
+    ) -> None:
+        super().__init__()
+        one = (1,) * len(kernel)
+        self.convs = nn.Sequential(
+            ConvNormAct(in_channels, out_channels, kernel, stride=stride, norm=norm, negative_slope=negative_slope),
+            ConvNormAct(out_channels, out_channels, kernel, norm=norm, negative_slope=None),
+        )
+        same = in_channels == out_channels and (stride is None or max(stride) == 1)
+        self.skip: nn.Module = (
+            nn.Identity()
+            if same
+            else ConvNormAct(in_channels, out_channels, one, stride=stride, norm=norm, negative_slope=None)
+        )
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.convs(x) + self.skip(x), self.negative_slope, inplace=True)
+
+
+class UpBlock(nn.Module):
+    """Up-sample by a transposed convolution, put the skip behind it, convolve.
+
+    The kernel of the up-sampling is its stride, so that no output voxel is written twice.
+    ``convs`` takes the ``out_channels`` of the up-sampling and, behind them, those of the skip.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: Sequence[int],
+        convs: nn.Module,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.up = CONV_TRANSPOSED[len(stride)](in_channels, out_channels, tuple(stride), tuple(stride), bias=bias)
+        self.convs = convs
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(torch.cat((self.up(x), skip), dim=1))
+
+
+def initialise(module: nn.Module, negative_slope: float = 0.01) -> None:
+    """He initialisation of every convolution (doi:10.1109/ICCV.2015.123), biases 0; norms start as identity."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(layer.weight, a=negative_slope)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,42 @@
+"""From a plan and settings to a network."""
+
+from __future__ import annotations
+
+from data_preprocessing.plan import Plan
+from nets.blocks import NetworkError
+from nets.dynamic_unet import DynamicUNet, NetworkSettings, build_unet
+from nets.encoders import Encoder
+from nets.genesis_unet import GenesisUNet
+from nets.heads import ClassificationHead, Classifier, TwoHeaded
+
+
+def build_network(
+    plan: Plan, settings: NetworkSettings, *, out_channels: int | None = None
+) -> DynamicUNet | GenesisUNet:
+    """Segmentation or restoration; ``out_channels`` defaults to the plan's classes.
+
+    Raises:
+        PlanError, NetworkError: where plan and settings fit no network.
+    """
+    if settings.encoder == "genesis":
+        if settings.deep_supervision:
+            raise NetworkError("the published Genesis network has one head: leave --deep_supervision off")
+        return GenesisUNet(plan.in_channels, plan.n_class if out_channels is None else out_channels, dim=plan.dim)
+    return build_unet(plan, settings, out_channels=out_channels)
+
+
+def build_encoder(plan: Plan, settings: NetworkSettings) -> Encoder:
+    """The encoder of :func:`build_network` alone."""
+    return build_network(plan, settings, out_channels=1).encoder
+
+
+def build_classifier(plan: Plan, settings: NetworkSettings, n_class: int, *, hidden: int | None = 1024) -> Classifier:
+    """Encoder, global average, and a dense layer of ``hidden`` units (None: one linear layer)."""
+    return Classifier(build_encoder(plan, settings), n_class, hidden=hidden)
+
+
+def build_two_headed(plan: Plan, settings: NetworkSettings, n_class: int, *, hidden: int = 1024) -> TwoHeaded:
+    """Restoration of every input channel and classification, as Semantic Genesis trains them."""
+    net = build_network(plan, settings, out_channels=plan.in_channels)
+    head = ClassificationHead(net.encoder.channels[-1], n_class, dim=plan.dim, hidden=hidden, convolution=True)
+    return TwoHeaded(net, head)

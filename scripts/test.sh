@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Run every test, then the loader's once more under the oldest DALI that is installable for CUDA 13.
+# Arguments go to pytest: scripts/test.sh -k resample. The last line adds both runs up.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+oldest=1.53.0
+side=.venv/dali-$oldest
+bash scripts/environment.sh || exit 1
+if [[ ! -f $side/installed ]]; then
+    echo "installing DALI $oldest into $side"
+    rm -rf "$side"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$side" \
+        "nvidia-dali-cuda130==$oldest" || exit 1
+    touch "$side/installed"
+fi
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two workers share the cores already
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+failed=0
+
+# Each run's name, search path and pytest arguments. Status 5, no test collected, is what a selection
+# by "$@" may leave of one run; the sum below still refuses an empty total.
+run() {
+    local name=$1 path=$2
+    shift 2
+    echo "== tests under DALI $name"
+    PYTHONPATH=$path .venv/bin/python -m pytest --junitxml "$reports/$name.xml" "$@"
+    local status=$?
+    [[ $status == 0 || $status == 5 ]] || failed=1
+}
+
+found=$(PYTHONPATH=$side .venv/bin/python -c 'import nvidia.dali; print(nvidia.dali.__version__)')
+[[ $found == "$oldest" ]] || { echo "error: $side holds DALI '$found' instead of $oldest; delete it" >&2; exit 1; }
+run current "" -n 2 --dist loadfile "$@"
+run "$oldest" "$side" -m loader "$@"
+
+.venv/bin/python - "$reports" <<'PYTHON' || failed=1
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+suites = [suite for report in Path(sys.argv[1]).glob("*.xml") for suite in ElementTree.parse(report).iter("testsuite")]
+count = {key: sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")}
+failed = count["failures"] + count["errors"]
+passed = count["tests"] - failed - count["skipped"]
+print(f"{passed} passed, {failed} failed, {count['skipped']} skipped")
+sys.exit(failed > 0 or passed == 0)
+PYTHON
+exit "$failed"

@@ -1,0 +1,347 @@
+"""Settings of every command: frozen dataclasses whose fields are the command-line flags.
+
+``parse`` makes the flags from the fields, reads ``--config``, and checks everything together, so that
+all faults come in one message. Flags on the command line win over the file, the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+S = TypeVar("S")
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message lists every fault."""
+
+
+def setting(default: Any = MISSING, help: str = "", *, flags: tuple[str, ...] = (), const: Any = None) -> Any:
+    """A dataclass field that is a flag.
+
+    Args:
+        default: its value where nobody gives one; without it the flag is required.
+        help: shown by ``--help``.
+        flags: further names, such as ``-w``.
+        const: value of the bare flag, for a flag whose argument may be left out.
+    """
+    return field(default=default, metadata={"help": help, "flags": flags, "const": const})
+
+
+def parse(kind: type[S], argv: Sequence[str] | None, description: str) -> S:
+    """Settings of the given kind from a command line.
+
+    Exits with status 2 and one message for unknown flags or keys and for values that do not fit.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        usage="%(prog)s [flags]; --help lists them",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+    )
+    types_ = typing.get_type_hints(kind)
+    for entry in fields(kind):  # type: ignore[arg-type]
+        _add_flag(parser, entry.name, types_[entry.name], entry.default, entry.metadata)
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(argv)).items()
+    }
+    try:
+        if given.get("config"):
+            given = _read_config(kind, types_, Path(given["config"])) | given
+        return kind(**given)
+    except SettingsError as error:
+        parser.error(str(error))
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, metadata: Any) -> None:
+    flags = [f"--{name}", *metadata["flags"]]
+    kind, optional, many = _unwrap(kind)
+    shown = "required" if default is MISSING else f"default: {default}"
+    options: dict[str, Any] = {"dest": name, "help": f"{metadata['help']} ({shown})".replace("%", "%%")}
+    options["required"] = default is MISSING
+    if kind is bool:
+        parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **options)
+        return
+    if typing.get_origin(kind) is Literal:
+        options["choices"] = typing.get_args(kind)
+        kind = type(options["choices"][0])
+    if many:
+        options["nargs"] = "*" if optional else "+"
+    if metadata["const"] is not None:
+        options |= {"nargs": "?", "const": metadata["const"]}
+    parser.add_argument(*flags, type=kind, **options)
+
+
+def _unwrap(kind: Any) -> tuple[Any, bool, bool]:
+    """(element type, may be None, is a list) of a field's type."""
+    optional = False
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        members = [member for member in typing.get_args(kind) if member is not type(None)]
+        optional, kind = True, members[0]
+    if typing.get_origin(kind) is tuple:
+        return typing.get_args(kind)[0], optional, True
+    return kind, optional, False
+
+
+def _read_config(kind: Any, types_: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Settings of a TOML or JSON file; keys are the flags' names."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise SettingsError(f"--config {path}: {error.strerror}") from error
+    except ValueError as error:  # both decoders' errors, and text that is not UTF-8
+        raise SettingsError(f"--config {path} is neither TOML (*.toml) nor JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"--config {path} does not hold names and values")
+    known = {entry.name for entry in fields(kind)} - {"config"}
+    if unknown := sorted(set(values) - known):
+        raise SettingsError(f"--config {path}: unknown settings {', '.join(unknown)}")
+    faults = []
+    for name, value in values.items():
+        try:
+            values[name] = _convert(types_[name], value)
+        except (TypeError, ValueError):
+            faults.append(f"--config {path}: {name} = {value!r} does not fit {types_[name]}")
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return values
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    kind, optional, many = _unwrap(kind)
+    if value is None and optional:
+        return None
+    if many:
+        return tuple(_convert(kind, item) for item in value)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(value)
+        return value
+    if isinstance(value, bool) != (kind is bool):
+        raise TypeError(value)
+    return kind(value)
+
+
+def _raise(faults: list[str]) -> None:
+    if faults:
+        raise SettingsError("; ".join(faults))
+
+
+def _fold(settings: Any) -> list[str]:
+    """Faults of the cross-validation settings."""
+    faults = []
+    if settings.nfolds < 2:
+        faults.append(f"--nfolds {settings.nfolds}: cross-validation needs at least 2")
+    elif not 0 <= settings.fold < settings.nfolds:
+        faults.append(f"--fold {settings.fold} is not among the {settings.nfolds} folds 0..{settings.nfolds - 1}")
+    return faults
+
+
+def preprocessed_folder(data: Path, task: str | None, dim: int) -> Path:
+    """Where the cases lie: ``/data/<task>_<dim>d`` while --data is left at /data, else --data itself."""
+    return data / f"{task}_{dim}d" if data == Path("/data") and task else data
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainSettings:
+    """``main.py``."""
+
+    exec_mode: Literal["train", "evaluate", "predict"] = setting("train", "what to run")
+    data: Path = setting(Path("/data"), "preprocessed folder; left at /data it is /data/<task>_<dim>d")
+    results: Path = setting(Path("/results"), "where results go")
+    logname: str | None = setting(None, "name of the DLLogger file in --results; None: logs.json")
+    task: str | None = setting(None, "task number; the Decathlon has 01 to 10")
+    config: Path | None = setting(None, "TOML or JSON file with settings; flags win over it")
+    seed: int = setting(1, "seed of weights, patches and augmentation")
+
+    gpus: int | None = setting(None, "GPUs a node; 0 runs on the CPU; None: 1 where there is one")
+    nodes: int = setting(1, "nodes")
+    cpu_ranks: int = setting(1, "processes (gloo) where --gpus is 0")
+    affinity: Literal[
+        "socket",
+        "single_single",
+        "single_single_unique",
+        "socket_unique_interleaved",
+        "socket_unique_continuous",
+        "disabled",
+    ] = setting("socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs")
+    amp: bool = setting(False, "mixed precision: bf16 where the device has it, else fp16 with loss scaling")
+    layout: Literal["NCDHW", "NDHWC"] = setting("NCDHW", "memory layout; NDHWC is channels-last")
+
+    nfolds: int = setting(5, "folds of the cross-validation")
+    fold: int = setting(0, "the fold that validates")
+    dim: Literal[2, 3] = setting(3, "dimensions of the network")
+    data2d_dim: Literal[2, 3] = setting(3, "2D batches: 3 takes neighbouring slices of --nvol volumes, 2 single slices")
+    nvol: int = setting(4, "volumes in a 2D batch")
+    batch_size: int = setting(2, "training patches a GPU")
+    val_batch_size: int = setting(4, "windows predicted at once")
+    num_workers: int = setting(8, "reading processes a rank, at most one a core; 0 reads in the main process")
+    oversampling: float = setting(0.4, "probability that a patch is centred on foreground")
+    steps_per_epoch: int | None = setting(None, "steps of an epoch; None: one patch a case")
+    augment: Literal["nnunet", "none"] = setting("nnunet", "augmentations besides cropping and mirroring")
+    mirror_axes: tuple[int, ...] | None = setting(
+        None, "spatial axes to mirror in training, 0 the first of the patch; nothing after it: none; None: all"
+    )
+
+    depth: int = setting(5, "the most down-samplings")
+    min_fmap: int = setting(4, "smallest side of a feature map")
+    filters: tuple[int, ...] | None = setting(
+        None, "channels of each stage; None: 32, 64, 128, ... at most 320 (512 in 2D)"
+    )
+    norm: Literal["instance", "batch", "group", "instance_nvfuser"] = setting("instance", "normalisation")
+    negative_slope: float = setting(0.01, "slope of LeakyReLU below 0")
+    res_block: bool = setting(False, "residual blocks")
+    more_chn: bool = setting(False, "encoder with more channels")
+    deep_supervision: bool = setting(False, "losses at lower resolutions too")
+    deep_supr_num: int = setting(2, "how many lower resolutions")
+
+    epochs: int = setting(1000, "the most epochs", flags=("--max_epochs",))
+    min_epochs: int = setting(0, "the least epochs, whatever --patience says")
+    patience: int = setting(100, "evaluations without a better Dice before training stops")
+    skip_first_n_eval: int = setting(0, "epochs at the start without evaluation")
+    val_every: int = setting(1, "epochs between evaluations")
+    optimizer: Literal["adam", "sgd"] = setting("adam", "AdamW, or SGD with Nesterov momentum")
+    learning_rate: float = setting(0.0008, "peak learning rate")
+    momentum: float = setting(0.99, "of SGD")
+    weight_decay: float = setting(0.0001, "weight decay")
+    gradient_clip_val: float = setting(0.0, "largest norm of the gradient; 0: no limit")
+    scheduler: Literal["none", "cosine", "one_cycle", "polynomial"] = setting(
+        "none", "learning rate over the run; the bare flag is cosine with warm-up", const="cosine"
+    )
+    ema: float = setting(0.0, "decay of the averaged weights that evaluate and predict use, such as 0.99; 0: off")
+    focal: bool = setting(False, "focal loss instead of cross entropy")
+    brats: bool = setting(False, "BraTS regions (whole tumour, tumour core, enhancing) in loss, metrics, inference")
+    invert_resampled_y: bool = setting(False, "validate on the label before resampling, predictions resized to it")
+    sync_batchnorm: bool = setting(False, "batch norm statistics over all GPUs")
+
+    save_ckpt: bool = setting(True, "write checkpoints (last and best)")
+    ckpt_store_dir: Path | None = setting(None, "folder of checkpoints/; None: --results")
+    ckpt_path: Path | None = setting(None, "checkpoint to start from, to evaluate or to predict with")
+    resume_training: bool = setting(False, "continue the run whose last.ckpt lies in --ckpt_store_dir (or --ckpt_path)")
+
+    tta: bool = setting(False, "average over all flips of the mirrored axes")
+    tta_axes: tuple[int, ...] | None = setting(None, "axes to flip instead of those that training mirrored")
+    overlap: float = setting(0.5, "of neighbouring windows")
+    blend: Literal["gaussian", "constant"] = setting("gaussian", "weights of overlapping windows")
+    input: Path | None = setting(None, "predict: a scan or a folder of scans instead of a preprocessed folder")
+    save_preds: bool = setting(False, "evaluate: write the predictions too; predict always does")
+    save_probabilities: bool = setting(False, "predict: probabilities beside the label maps")
+
+    benchmark: bool = setting(False, "measure throughput and latency instead of learning")
+    train_batches: int = setting(0, "steps of a benchmark pass; in training, limits an epoch; 0: all")
+    test_batches: int = setting(0, "cases of a benchmark pass; in evaluation, limits the cases; 0: all")
+    warmup: int = setting(5, "first steps left out of a benchmark")
+    profile: bool = setting(False, "trace a few steps and print the ten costliest operations")
+
+    def __post_init__(self) -> None:
+        positive = "nodes cpu_ranks nvol batch_size val_batch_size epochs patience val_every steps_per_epoch"
+        positive += " depth min_fmap learning_rate"
+        not_negative = "gpus seed num_workers min_epochs skip_first_n_eval weight_decay gradient_clip_val"
+        not_negative += " deep_supr_num train_batches test_batches warmup"
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        faults = [f"--{n} {given[n]} is not above 0" for n in positive.split() if given.get(n, 1) <= 0]
+        faults += [f"--{n} {given[n]} is below 0" for n in not_negative.split() if given.get(n, 0) < 0]
+        if self.gpus and self.cpu_ranks > 1:
+            faults.append("--cpu_ranks is for --gpus 0")
+        if not 0 <= self.oversampling <= 1:
+            faults.append(f"--oversampling {self.oversampling} is no probability")
+        if not 0 <= self.overlap < 1:
+            faults.append(f"--overlap {self.overlap} is not in [0, 1)")
+        for name in ("ema", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                faults.append(f"--{name} {getattr(self, name)} is not in [0, 1)")
+        for name in ("mirror_axes", "tta_axes"):
+            if not set(getattr(self, name) or ()) <= set(range(self.dim)):
+                faults.append(f"--{name} {getattr(self, name)}: a {self.dim}D network has axes 0..{self.dim - 1}")
+        if self.min_epochs > self.epochs:
+            faults.append(f"--min_epochs {self.min_epochs} is more than --epochs {self.epochs}")
+        if self.exec_mode == "train" and self.dim == 2 and self.data2d_dim == 3 and self.batch_size % self.nvol:
+            faults.append(f"--batch_size {self.batch_size} is no multiple of --nvol {self.nvol}")
+        if self.exec_mode in ("evaluate", "predict") and self.ckpt_path is None and not self.benchmark:
+            faults.append(f"--exec_mode {self.exec_mode} needs --ckpt_path, a checkpoint of a trained network")
+        if self.input is not None and self.exec_mode != "predict":
+            faults.append("--input is for --exec_mode predict")
+        _raise(faults + _fold(self))
+
+    @property
+    def folder(self) -> Path:
+        """The preprocessed folder."""
+        return preprocessed_folder(self.data, self.task, self.dim)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return (self.ckpt_store_dir or self.results) / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessSettings:
+    """``preprocess.py``."""
+
+    exec_mode: Literal["training", "val", "test"] = setting("training", "which cases, and how they are written")
+    data: Path = setting(Path("/data"), "folder that holds the dataset's folder")
+    results: Path = setting(Path("/data"), "folder in which <task>_<dim>d is made")
+    task: str | None = setting(None, "task number; the Decathlon has 01 to 10")
+    name: str | None = setting(None, "the dataset's folder below --data, for a task that the Decathlon has not")
+    dataset: Path | None = setting(None, "a dataset's folder, instead of --data and --task")
+    modality: Literal["CT", "MRI"] | None = setting(None, "where dataset.json does not tell; None: by its intensities")
+    dim: Literal[2, 3] = setting(3, "dimensions of the network that will read the cases")
+    ohe: bool = setting(False, "add a channel that is 1 where the scan is not empty")
+    float16: bool = setting(False, "store images as float16: half the bytes")
+    n_jobs: int = setting(-1, "processes; -1: one a core")
+    verbose: bool = setting(False, "print every case")
+
+    def __post_init__(self) -> None:
+        faults = []
+        if (self.task is None) == (self.dataset is None):
+            faults.append("give either --task (a number, below --data) or --dataset (a folder)")
+        if self.name is not None and self.task is None:
+            faults.append("--name names the folder of a --task")
+        if self.n_jobs == 0 or self.n_jobs < -1:
+            faults.append(f"--n_jobs {self.n_jobs}: a number of processes, or -1 for one a core")
+        _raise(faults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadSettings:
+    """``download.py``."""
+
+    task: str | None = setting(None, "Decathlon task number, 01 to 10")
+    weights: str | None = setting(None, "name of published weights, see --list")
+    results: Path = setting(Path("/data"), "where the task's folder, or pretrained_weights/, is made")
+    list: bool = setting(False, "print everything that can be downloaded")
+    mirror: str | None = setting(None, "base address instead of the publisher's")
+
+    def __post_init__(self) -> None:
+        if [self.task is not None, self.weights is not None, self.list].count(True) != 1:
+            raise SettingsError("give one of --task, --weights and --list")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """``evaluate.py``."""
+
+    preds: Path = setting(help="folder of predictions: NIfTI label maps, or npy")
+    lbls: Path = setting(help="folder of true labels")
+    results: Path | None = setting(None, "where metrics.json and the pictures go; None: --preds")
+    images: Path | None = setting(None, "folder of the scans, as the pictures' background")
+    tolerance_mm: float = setting(1.0, "surface Dice counts surfaces this close as equal")
+    n_jobs: int = setting(-1, "processes; -1: one a core")
+
+    def __post_init__(self) -> None:
+        if self.tolerance_mm < 0:
+            raise SettingsError(f"--tolerance_mm {self.tolerance_mm} is below 0")
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Settings as JSON-able values, for params.json and checkpoints."""
+    plain = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}

@@ -1,0 +1,143 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_preprocessing.plan import Normalization, Plan, PlanError, topology
+from nets.blocks import NetworkError
+from nets.dynamic_unet import DynamicUNet, NetworkSettings, PatchSizeError, build_unet
+from nets.encoders import Encoder, UNetEncoder
+
+TASKS = Path(__file__).parents[3] / "shared" / "facts" / "msd_tasks.json"
+
+
+def make_plan(patch=(16, 24, 32), *, channels=1, labels=3, spacing=(1.0, 1.0, 1.0)):
+    return Plan(
+        name="99_3d",
+        dataset="Task99_Test",
+        dim=len(patch),
+        channels=tuple(f"c{i}" for i in range(channels)),
+        labels=tuple(f"l{i}" for i in range(labels)),
+        spacing_mm=spacing,
+        patch_size=patch,
+        normalization=(Normalization(scheme="zscore"),) * channels,
+    )
+
+
+SMALL = {"filters": (4, 6, 8, 10, 12, 12)}
+
+
+@pytest.mark.parametrize("patch", [(16, 24, 32), (24, 32)])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
+def test_every_parameter_gets_a_gradient(patch, residual, norm):
+    net = build_unet(make_plan(patch, channels=2), NetworkSettings(res_block=residual, norm=norm, **SMALL))
+    (logits,) = net(torch.randn(2, 2, *patch))
+    assert logits.shape == (2, 3, *patch)
+    logits.square().mean().backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def test_deep_supervision_adds_coarser_heads_in_training_only():
+    net = build_unet(make_plan((12, 48, 64)), NetworkSettings(deep_supervision=True, deep_supr_num=2, **SMALL))
+    x = torch.randn(1, 1, 12, 48, 64)
+    assert [tuple(t.shape) for t in net(x)] == [(1, 3, 12, 48, 64), (1, 3, 6, 24, 32), (1, 3, 6, 12, 16)]
+    trained = net(x)[0]
+    net.eval()
+    assert len(net(x)) == 1
+    torch.testing.assert_close(net(x)[0], trained)  # instance norm knows no modes
+
+
+def test_heads_never_outnumber_the_levels():
+    net = build_unet(make_plan((8, 16, 16)), NetworkSettings(depth=2, deep_supervision=True, deep_supr_num=4))
+    assert len(net.heads) == 2
+
+
+def test_sides_that_do_not_divide_are_named_with_those_that_do():
+    net = build_unet(make_plan((16, 24, 32)), NetworkSettings(**SMALL))
+    with pytest.raises(PatchSizeError, match=r"\(16, 20, 33\) must be multiples .*\(4, 4, 8\): take \(16, 20, 40\)"):
+        net(torch.zeros(1, 1, 16, 20, 33))
+    with pytest.raises(PatchSizeError, match="an input of 2 spatial axes for a network of 3"):
+        net(torch.zeros(1, 1, 16, 24))
+
+
+def test_bad_settings_are_reported_together():
+    with pytest.raises(NetworkError, match=r"depth 0 is below 1; .*'layer' is not one of"):
+        NetworkSettings(depth=0, norm="layer")
+    with pytest.raises(PlanError, match="4 stages need as many filters"):
+        build_unet(make_plan((40, 56, 40)), NetworkSettings(filters=(8, 16)))
+    with pytest.raises(NetworkError, match="cannot be halved"):
+        build_unet(make_plan((7, 7, 7)), NetworkSettings())
+
+
+def test_channels_last_gives_the_same_numbers():
+    plan, x = make_plan((16, 24, 32)), torch.randn(1, 1, 16, 24, 32)
+    plain = build_unet(plan, NetworkSettings(**SMALL))
+    last = build_unet(plan, NetworkSettings(channels_last=True, **SMALL))
+    last.load_state_dict(plain.state_dict())
+    assert last.encoder.stages[1][0].conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(last(x)[0], plain(x)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_more_channels_and_biases():
+    net = build_unet(make_plan((16, 24, 32)), NetworkSettings(more_chn=True, bias=False))
+    assert net.encoder.channels == (64, 96, 128, 192)
+    assert not [name for name, _ in net.named_parameters() if name.endswith("bias") and ".norm." not in name]
+
+
+class HalfResolutionEncoder(torch.nn.Module):
+    """As a ResNet begins: the first stage at half resolution."""
+
+    in_channels = 2
+    channels = (4, 6)
+    strides = ((2, 2, 2), (1, 2, 2))
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv3d(2, 4, 3, 2, 1)
+        self.next = torch.nn.Conv3d(4, 6, 3, (1, 2, 2), 1)
+
+    def forward(self, x):
+        first = self.stem(x)
+        return [first, self.next(first)]
+
+
+def test_an_encoder_that_starts_at_half_resolution_comes_back_to_full():
+    encoder = HalfResolutionEncoder()
+    assert isinstance(encoder, Encoder)
+    net = DynamicUNet(encoder, 5, decoder_channels=(3, 4), decoder_kernels=((3, 3, 3),) * 2, settings=NetworkSettings())
+    assert net.total_stride == (2, 4, 4)
+    assert net(torch.randn(1, 2, 12, 16, 20))[0].shape == (1, 5, 12, 16, 20)
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason=f"{TASKS} is not here")
+def test_decathlon_plans_fit_their_networks():
+    facts = json.loads(TASKS.read_text())
+    assert len(facts["patch_size"]) == 22
+    for name, patch in facts["patch_size"].items():
+        spacing = facts["spacings"][name]
+        stages = topology(patch, spacing)
+        with torch.device("meta"):
+            encoder = UNetEncoder(1, stages)
+            features = encoder(torch.empty(1, 1, *patch))
+        cumulative = [1] * len(patch)
+        for feature, channels, stride in zip(features, encoder.channels, encoder.strides, strict=True):
+            cumulative = [a * b for a, b in zip(cumulative, stride, strict=True)]
+            expected = tuple(side // c for side, c in zip(patch, cumulative, strict=True))
+            assert tuple(feature.shape) == (1, channels, *expected), name
+            assert min(expected) >= 4, name
+        assert math.prod(cumulative) >= 4 ** len(patch), name
+        full = spacing if len(patch) == 3 else [1.0, *spacing]
+        with torch.device("meta"):
+            net = build_unet(make_plan(tuple(patch), spacing=tuple(full)), NetworkSettings())
+            (logits,) = net(torch.empty(1, 1, *patch))
+        assert tuple(logits.shape) == (1, 3, *patch), name
+
+
+def test_compiles_without_a_graph_break():
+    net = build_unet(make_plan((8, 16, 16)), NetworkSettings(**SMALL))
+    explained = torch._dynamo.explain(net)(torch.randn(1, 1, 8, 16, 16))
+    assert explained.graph_break_count == 0

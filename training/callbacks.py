@@ -1,0 +1,153 @@
+"""What accompanies a run: the epoch log with its picture, the benchmark's stop-watch, the profiler."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from training.dllogger_backend import RunLogger
+
+
+class EpochLog(Callback):
+    """One DLLogger record an epoch, and ``progress.png`` of losses and Dice so far.
+
+    The history travels in the checkpoint, so a resumed run draws the whole picture. The share of the
+    training time that was spent waiting for data is the difference of two readings of the loader's
+    ``wait_seconds``.
+    """
+
+    def __init__(self, logger: RunLogger, folder: Path) -> None:
+        self.logger = logger
+        self.folder = folder
+        self.history: list[dict[str, float]] = []
+        self._started = self._seconds = 0.0
+        self._waited_before = self._waited = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._waited_before = trainer.train_dataloader.wait_seconds
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._seconds = time.perf_counter() - self._started
+        self._waited = trainer.train_dataloader.wait_seconds - self._waited_before
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        record = {"Train Loss": float(trainer.callback_metrics["train_loss"]), **pl_module.epoch_metrics()}
+        record["Data wait %"] = 100 * self._waited / self._seconds
+        record["Train seconds"] = self._seconds
+        record["Learning rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self.history.append({"Epoch": trainer.current_epoch, **record})
+        self.logger.log(step=trainer.current_epoch, data={name: round(value, 6) for name, value in record.items()})
+        self.logger.flush()
+        draw_progress(self.history, self.folder / "progress.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+
+def draw_progress(history: list[dict[str, float]], path: Path) -> None:
+    """Losses on the left axis and, where evaluated, Dice in percent on the right one, by epoch."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.add_subplot()
+    left.set(xlabel="epoch", ylabel="loss")
+    for name, style in (("Train Loss", "C0-"), ("Val Loss", "C1-")):
+        points = [(record["Epoch"], record[name]) for record in history if name in record]
+        if points:
+            left.plot(*zip(*points, strict=True), style, label=name)
+    right = left.twinx()
+    right.set(ylabel="Dice [%]", ylim=(0, 100))
+    points = [(record["Epoch"], record["Dice"]) for record in history if "Dice" in record]
+    if points:
+        right.plot(*zip(*points, strict=True), "C2-", label="Dice")
+        best = max(points, key=lambda point: point[1])
+        right.set_title(f"best Dice {best[1]:.2f} at epoch {best[0]:.0f}")
+    figure.legend(loc="outside lower center", ncols=3)
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(path)
+
+
+class StopWatch(Callback):
+    """Throughput and latency of training steps: epoch 0 warms up, epoch 1 is measured after ``warmup`` steps.
+
+    A step lasts from one batch's end to the next one's, so that waiting for data counts.
+    """
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self._times: list[float] = []
+        self._waited = 0.0
+        self._last = 0.0
+        self.result: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 0 or batch_idx + 1 < self.warmup:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now = time.perf_counter()
+        if self._last:
+            self._times.append(now - self._last)
+        else:
+            self._waited = trainer.train_dataloader.wait_seconds
+        self._last = now
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._times:
+            images = trainer.train_dataloader.batch_size * trainer.world_size
+            self.result = latency_summary("train", self._times, images)
+            waited = trainer.train_dataloader.wait_seconds - self._waited
+            self.result["data_wait_train"] = 100 * waited / sum(self._times)
+
+
+def latency_summary(mode: str, seconds: list[float], images: int) -> dict[str, float]:
+    """DLLogger's names: throughput in images/s, latency in ms (mean, 90, 95 and 99 percentiles)."""
+    times = np.array(seconds)
+    summary = {f"throughput_{mode}": images / float(times.mean()), f"latency_{mode}_mean": 1000 * float(times.mean())}
+    for share in (90, 95, 99):
+        summary[f"latency_{mode}_{share}"] = 1000 * float(np.percentile(times, share))
+    return summary
+
+
+def describe_latency(logger: RunLogger, mode: str) -> None:
+    """Units of ``latency_summary``, as DLLogger's metadata."""
+    logger.metadata(f"throughput_{mode}", {"unit": "images/s", "format": ":.2f"})
+    for name in ("mean", "90", "95", "99"):
+        logger.metadata(f"latency_{mode}_{name}", {"unit": "ms", "format": ":.2f"})
+
+
+class Profile(Callback):
+    """Traces five training steps after three: ``trace.json`` for a viewer, the ten costliest operations printed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        schedule = torch.profiler.schedule(wait=1, warmup=2, active=5, repeat=1)
+        self.profiler = torch.profiler.profile(schedule=schedule, on_trace_ready=self._report, profile_memory=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.profiler.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.profiler.step()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.profiler.stop()
+
+    @rank_zero_only
+    def _report(self, profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(self.folder / "trace.json"))
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        rank_zero_info(profiler.key_averages().table(sort_by=order, row_limit=10, max_name_column_width=60))
