@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, NoReturn, TypeVar, Union
 
 S = TypeVar("S")
 
@@ -233,8 +234,11 @@ class MainSettings:
     overlap: float = setting(0.5, "of neighbouring windows")
     blend: Literal["gaussian", "constant"] = setting("gaussian", "weights of overlapping windows")
     input: Path | None = setting(None, "predict: a scan or a folder of scans instead of a preprocessed folder")
-    save_preds: bool = setting(False, "evaluate: write the predictions too; predict always does")
-    save_probabilities: bool = setting(False, "predict: probabilities beside the label maps")
+    save_preds: bool = setting(
+        False,
+        "evaluate: write label maps and probabilities; predict: probabilities beside the label maps",
+        flags=("--save_probabilities",),
+    )
 
     benchmark: bool = setting(False, "measure throughput and latency instead of learning")
     train_batches: int = setting(0, "steps of a benchmark pass; in training, limits an epoch; 0: all")
@@ -345,3 +349,19 @@ def as_json(settings: Any) -> dict[str, Any]:
     """Settings as JSON-able values, for params.json and checkpoints."""
     plain = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
     return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Exit with a command's status; what a user can mend is one line, without a traceback.
+
+    Our own errors are ValueErrors and OSErrors that name the file and the remedy. Anything else is
+    a fault of this program, and keeps its traceback.
+    """
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; --resume_training, or the same command again, goes on from here")
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and type(error).__module__ == "builtins":
+            raise
+        sys.exit(f"error: {error}")

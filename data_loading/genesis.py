@@ -307,9 +307,7 @@ def apply_elastic(image_cdhw: np.ndarray, noise: np.ndarray, settings: GenesisSe
     return genesis_cpu.warp_in_plane(image_cdhw, field)
 
 
-def apply(
-    patch_cdhw: np.ndarray, corruption: Corruption, settings: GenesisSettings
-) -> tuple[np.ndarray, np.ndarray]:
+def apply(patch_cdhw: np.ndarray, corruption: Corruption, settings: GenesisSettings) -> tuple[np.ndarray, np.ndarray]:
     """(corrupted, target) of a (C, D, H, W) patch, both new arrays."""
     target = apply_flip(patch_cdhw, corruption.flip_axes)
     image = target

@@ -53,13 +53,15 @@ def _side_and_start(draw, longest, length):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _permute_step(i, mask, shift, a, b, c, d):  # type: ignore[no-untyped-def]
-    """A keyed bijection of [0, mask]; mask + 1 is a power of two, a and b are odd."""
-    i = u32(u32(u32(i * a) + c) & mask)
+def _permute_step(i, mask, shift, k0, k1):  # type: ignore[no-untyped-def]
+    """A keyed bijection of [0, mask], mask + 1 a power of two: four rounds of i * odd + term, i ^ i >> shift."""
+    i = u32(u32(u32(i * u32(k0 | u32(1))) + u32(k0 >> u32(16))) & mask)
     i = u32(i ^ u32(i >> shift))
-    i = u32(u32(u32(i * b) + d) & mask)
+    i = u32(u32(u32(i * u32(k1 | u32(1))) + u32(k1 >> u32(16))) & mask)
     i = u32(i ^ u32(i >> shift))
-    i = u32(u32(u32(i * a) + d) & mask)
+    i = u32(u32(u32(i * u32(u32(k0 >> u32(8)) | u32(1))) + u32(k0 >> u32(24))) & mask)
+    i = u32(i ^ u32(i >> shift))
+    i = u32(u32(u32(i * u32(u32(k1 >> u32(8)) | u32(1))) + u32(k1 >> u32(24))) & mask)
     return u32(i ^ u32(i >> shift))
 
 
@@ -115,17 +117,16 @@ def shuffle(source, low, high, windows, longest):  # type: ignore[no-untyped-def
         first = u32((d * height + h) * width + w)
         mask, shift = _mask_and_shift(n)
         k0, k1 = _mix(u32(h0 ^ h1)), _mix(u32(h1 + h2))
-        a, b, c, e = u32(k0 | u32(1)), u32(k1 | u32(1)), u32(k0 >> u32(16)), u32(k1 >> u32(16))
         row = starts[side_h, side_w]
         for i in range(n):  # n is unsigned, and so are i and the indices: no check for negative ones
-            order[i] = _permute_step(u32(i), mask, shift, a, b, c, e)
+            order[i] = _permute_step(u32(i), mask, shift, k0, k1)
         for i in range(n):  # a value outside [0, n) goes round again; done for all at once first, as vectors
-            again = _permute_step(order[i], mask, shift, a, b, c, e)
+            again = _permute_step(order[i], mask, shift, k0, k1)
             order[i] = again if order[i] >= n else order[i]
         for i in range(n):
             j = order[i]
             while j >= n:
-                j = _permute_step(j, mask, shift, a, b, c, e)
+                j = _permute_step(j, mask, shift, k0, k1)
             write[u32(first + table[u32(row + u32(i))])] = read[u32(first + table[u32(row + j)])]
     return out
 

@@ -65,11 +65,11 @@ def permute(i: Tensor, n: Tensor, keys: tuple[Tensor, Tensor]) -> Tensor:
     shift = torch.ones_like(mask)
     for bits in (3, 5, 7, 9, 11, 13, 15, 17, 19):
         shift = shift + ((mask >> (bits - 1)) != 0)
-    a, b, c, d = keys[0] | 1, keys[1] | 1, keys[0] >> 16, keys[1] >> 16
+    rounds = [(key >> drop | 1, key >> (16 + drop)) for drop in (0, 8) for key in keys]
     out, todo = i, torch.ones_like(i, dtype=torch.bool)
     while todo.any():
         j = out
-        for factor, term in ((a, c), (b, d), (a, d)):
+        for factor, term in rounds:
             j = (j * factor + term) & mask
             j = j ^ (j >> shift)
         out = torch.where(todo, j, out)

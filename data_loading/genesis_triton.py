@@ -93,15 +93,16 @@ def _finish(  # type: ignore[no-untyped-def]
     for half in tl.static_range(1, 10):
         shift += ((mask >> (2 * half)) != 0).to(tl.uint32)
     k0, k1 = _mix(h0 ^ h1), _mix(h1 + h2)
-    a, b, c, e = k0 | 1, k1 | 1, k0 >> 16, k1 >> 16
     i = (((d - start_d) * side_h + h - start_h) * side_w + w - start_w).to(tl.uint32)
     todo = owned
     while tl.max(todo.to(tl.int32), 0) > 0:
-        j = (i * a + c) & mask
+        j = (i * (k0 | 1) + (k0 >> 16)) & mask
         j ^= j >> shift
-        j = (j * b + e) & mask
+        j = (j * (k1 | 1) + (k1 >> 16)) & mask
         j ^= j >> shift
-        j = (j * a + e) & mask
+        j = (j * ((k0 >> 8) | 1) + (k0 >> 24)) & mask
+        j ^= j >> shift
+        j = (j * ((k1 >> 8) | 1) + (k1 >> 24)) & mask
         j ^= j >> shift
         i = tl.where(todo, j, i)
         todo = todo & (i >= n)

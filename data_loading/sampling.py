@@ -162,6 +162,10 @@ class PatchSampler:
     mirror_axes: tuple[int, ...] = ()
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
+    def for_rank(self, rank: int, world_size: int) -> PatchSampler:
+        """The sampler of one rank among all."""
+        return replace(self, rank=rank, world_size=world_size)
+
     def case_index(self, global_step: int, index: int) -> int:
         """Which case the ``index``-th patch of a batch comes from.
 
@@ -266,10 +270,10 @@ def draw_intensity(
     blurred = (rng.random() < aug.blur) & (rng.random(channels) < aug.blur_channel)
     coarse = (rng.random() < aug.low_resolution) & (rng.random(channels) < aug.low_resolution_channel)
     return Intensity(
-        blur=np.float32(rng.uniform(*aug.blur_sigma, (channels, axes)) * blurred[:, None]),
+        blur=(rng.uniform(*aug.blur_sigma, (channels, axes)) * blurred[:, None]).astype(np.float32),
         brightness=_around_one(rng, aug.brightness, aug.brightness_range, channels),
         contrast=_around_one(rng, aug.contrast, aug.contrast_range, channels),
-        zoom=np.float32(rng.uniform(*aug.low_resolution_zoom, channels) * coarse),
+        zoom=(rng.uniform(*aug.low_resolution_zoom, channels) * coarse).astype(np.float32),
         gamma_inverted=_around_one(rng, aug.gamma_inverted, aug.gamma_range, channels),
         gamma=_around_one(rng, aug.gamma, aug.gamma_range, channels),
     )
@@ -281,7 +285,7 @@ def _around_one(rng: np.random.Generator, share: float, limits: tuple[float, flo
     below = (rng.random(channels) < 0.5) & (low < 1) if high > 1 else np.full(channels, True)
     lower = rng.uniform(low, min(high, 1.0) if low < 1 else high, channels)
     upper = rng.uniform(max(low, 1.0) if high > 1 else low, high, channels)
-    return np.float32(np.where(below, lower, upper) * (rng.random() < share))
+    return (np.where(below, lower, upper) * (rng.random() < share)).astype(np.float32)
 
 
 def warp_box(patch: Patch, patch_dhw: Sequence[int], shape_dhw: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -297,4 +301,14 @@ def dali_matrix(matrix: np.ndarray, offset: np.ndarray, axes: int) -> np.ndarray
     """The (axes, axes + 1) float32 matrix of ``fn.warp_affine``: x, y, z order, pixel centres at 0.5."""
     matrix, offset = matrix[-axes:, -axes:], offset[-axes:]
     shift = offset + 0.5 - matrix @ np.full(axes, 0.5)
-    return np.float32(np.concatenate([matrix[::-1, ::-1], shift[::-1, None]], axis=1))
+    return np.concatenate([matrix[::-1, ::-1], shift[::-1, None]], axis=1, dtype=np.float32)
+
+
+def neighbouring_slice(patch: Patch, index: int, run: int, depth: int) -> Patch:
+    """The ``index``-th of ``run`` slices about a patch of one slice, kept inside the volume.
+
+    All share place and augmentation, each has noise of its own. A volume thinner than the run repeats its last.
+    """
+    first = np.clip(patch.offset[0] - run // 2, 0, max(depth - run, 0))
+    offset = np.array([min(first + index, depth - 1), *patch.offset[1:]])
+    return replace(patch, offset=offset, noise_seed=(patch.noise_seed + index) % 2**32)

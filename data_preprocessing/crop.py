@@ -39,7 +39,7 @@ def uncrop(array: np.ndarray, box: Box, shape_dhw: Sequence[int], fill: float = 
     return whole
 
 
-def pad(array: np.ndarray, least_dhw: Sequence[int]) -> tuple[np.ndarray, Triple]:
+def pad_to(array: np.ndarray, least_dhw: Sequence[int]) -> tuple[np.ndarray, Triple]:
     """Zeros around ``array``, the odd one behind, until no side is below ``least_dhw``.
 
     Returns:
@@ -54,7 +54,7 @@ def pad(array: np.ndarray, least_dhw: Sequence[int]) -> tuple[np.ndarray, Triple
 
 
 def unpad(array: np.ndarray, before: Sequence[int], shape_dhw: Sequence[int]) -> np.ndarray:
-    """The part that :func:`pad` put zeros around, a view."""
+    """The part that :func:`pad_to` put zeros around, a view."""
     d, h, w = before
     depth, height, width = shape_dhw
     return array[..., d : d + depth, h : h + height, w : w + width]

@@ -101,8 +101,8 @@ def resample_label(
         within[anisotropic_axis] = len(used)
     if source.shape != tuple(within):
         out = np.empty(within, np.uint8)
-        axes = [_linear(n, m) for n, m in zip(source.shape, within, strict=True)]
-        _vote(source, *(part for axis in axes for part in axis), out)
+        low, high, share = zip(*map(_linear, source.shape, within), strict=True)
+        _vote(source, low, high, share, out)
         source = out
     if anisotropic_axis is not None:
         source = source.take(repeat, axis=anisotropic_axis)
@@ -111,8 +111,7 @@ def resample_label(
 
 def nearest(n: int, m: int) -> np.ndarray:
     """For each of m new voxels along an axis, the old one of n whose centre is nearest (the later of two)."""
-    ratio = n / m
-    places = ratio * np.arange(m) + (0.5 * ratio - 0.5)
+    places = (np.arange(m) + 0.5) * (n / m) - 0.5
     return np.clip(np.floor(places + 0.5), 0, n - 1).astype(np.intp)
 
 
@@ -126,10 +125,11 @@ def axis_matrix(n: int, m: int, order: Order = 3) -> tuple[np.ndarray, np.ndarra
     """
     if order == 1:
         low, high, fraction = _linear(n, m)
-        pairs = np.stack([1 - fraction, fraction], axis=1)[:, : min(2, n)]
-        first = np.minimum(low, n - pairs.shape[1])
-        pairs[(low > first) & (high == low)] = (0, 1)[: pairs.shape[1]]
-        return first, np.ascontiguousarray(pairs, np.float32)
+        first = np.minimum(low, max(0, n - 2))
+        pairs = np.zeros((m, min(2, n)))
+        np.add.at(pairs, (np.arange(m), low - first), 1 - fraction)
+        np.add.at(pairs, (np.arange(m), high - first), fraction)
+        return first, pairs.astype(np.float32)
     places = (np.arange(m) + 0.5) * (n / m) - 0.5 + BORDER  # never clamped: the border pads them
     padded = np.pad(np.eye(n), ((BORDER, BORDER), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
@@ -143,11 +143,16 @@ def axis_matrix(n: int, m: int, order: Order = 3) -> tuple[np.ndarray, np.ndarra
 
 
 def _linear(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower and upper neighbour and the upper one's weight, for m places along n voxels."""
-    places = np.clip((np.arange(m) + 0.5) * (n / m) - 0.5, 0, n - 1)
-    low = np.floor(places).astype(np.int64)
-    fraction = places - low
-    return low, np.where(fraction > 0, np.minimum(low + 1, n - 1), low), fraction
+    """Lower and upper neighbour and the upper one's weight, for m places along n voxels.
+
+    At the border both neighbours are the edge and share its weight, as SciPy does it: its rounding
+    decides whether a half is reached.
+    """
+    places = (np.arange(m) + 0.5) * (n / m) - 0.5
+    base = np.floor(places).astype(np.int64)
+    fraction = places - base
+    low = np.clip(base, 0, n - 1)
+    return low, np.where(fraction > 0, np.clip(base + 1, 0, n - 1), low), fraction
 
 
 def _resize(volume: np.ndarray, shape: Sequence[int], order: Order) -> np.ndarray:
@@ -177,7 +182,7 @@ def _resize_slices(volume: np.ndarray, out: np.ndarray, axis: int, order: Order)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _along_columns(x: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+def _along_columns(x: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """out[a, i, :] = sum over t of weights[i, t] * x[a, first[i] + t, :], a block of columns at a time."""
     lead, m, rest = out.shape
     taps = weights.shape[1]
@@ -194,7 +199,7 @@ def _along_columns(x: np.ndarray, first: np.ndarray, weights: np.ndarray, out: n
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _along_rows(x: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover
+def _along_rows(x: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """The same for the last axis: out[a, i, 0] is a dot product within row a."""
     lead, m, _ = out.shape
     taps = weights.shape[1]
@@ -209,36 +214,33 @@ def _along_rows(x: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.n
 @numba.njit(cache=True, nogil=True)
 def _vote(
     label: np.ndarray,
-    d_low: np.ndarray, d_high: np.ndarray, d_part: np.ndarray,
-    h_low: np.ndarray, h_high: np.ndarray, h_part: np.ndarray,
-    w_low: np.ndarray, w_high: np.ndarray, w_part: np.ndarray,
+    low: tuple[np.ndarray, ...],
+    high: tuple[np.ndarray, ...],
+    share: tuple[np.ndarray, ...],
     out: np.ndarray,
-) -> None:  # fmt: skip  # pragma: no cover
+) -> None:
     """The highest label whose corner weights sum to 0.5 or more, voxel by voxel; sums in float64."""
     corners = np.empty(8, np.uint8)
     shares = np.empty(8, np.float64)
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            rows = (
-                label[d_low[i], h_low[j]], label[d_low[i], h_high[j]],
-                label[d_high[i], h_low[j]], label[d_high[i], h_high[j]],
-            )  # fmt: skip
-            row_shares = (
-                (1 - d_part[i]) * (1 - h_part[j]), (1 - d_part[i]) * h_part[j],
-                d_part[i] * (1 - h_part[j]), d_part[i] * h_part[j],
-            )  # fmt: skip
+            d, h = share[0][i], share[1][j]
+            row_shares = ((1 - d) * (1 - h), (1 - d) * h, d * (1 - h), d * h)
+            above, below = label[low[0][i]], label[high[0][i]]
+            rows = (above[low[1][j]], above[high[1][j]], below[low[1][j]], below[high[1][j]])
             for k in range(out.shape[2]):
-                low, high = w_low[k], w_high[k]
+                left, right = low[2][k], high[2][k]
                 for c in range(4):
-                    corners[2 * c], corners[2 * c + 1] = rows[c][low], rows[c][high]
+                    corners[2 * c], corners[2 * c + 1] = rows[c][left], rows[c][right]
                 same = True
                 for c in range(1, 8):
                     same &= corners[c] == corners[0]
                 if same:
                     out[i, j, k] = corners[0]
                     continue
+                w = share[2][k]
                 for c in range(4):
-                    shares[2 * c], shares[2 * c + 1] = row_shares[c] * (1 - w_part[k]), row_shares[c] * w_part[k]
+                    shares[2 * c], shares[2 * c + 1] = row_shares[c] * (1 - w), row_shares[c] * w
                 best = np.uint8(0)
                 for c in range(8):
                     if corners[c] <= best:

@@ -49,6 +49,7 @@ class UNetEncoder(nn.Module):
         self.in_channels = in_channels
         self.channels = topology.filters
         self.strides = topology.strides
+        self.residual = residual
         self.stages = nn.ModuleList()
         for out, kernel, stride in zip(topology.filters, topology.kernels, topology.strides, strict=True):
             if residual:

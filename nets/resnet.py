@@ -174,13 +174,16 @@ class ResNetEncoder(nn.Module):
 def _statistics_frozen(module: nn.Module) -> Iterator[None]:
     """While activations are recomputed: moving statistics have seen this batch already."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
 
 
 class MedicalNet(nn.Module):

@@ -7,12 +7,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 oldest=1.53.0
 side=.venv/dali-$oldest
 bash scripts/environment.sh || exit 1
-if [[ ! -f $side/installed ]]; then
+packages=("nvidia-dali-cuda130==$oldest" gast==0.6.0 dm-tree==0.1.9 absl-py==2.3.1 wrapt==2.0.1)  # what it needs
+if [[ ! -f $side/installed || $(<"$side/installed") != "${packages[*]}" ]]; then
     echo "installing DALI $oldest into $side"
     rm -rf "$side"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$side" \
-        "nvidia-dali-cuda130==$oldest" || exit 1
-    touch "$side/installed"
+        "${packages[@]}" || exit 1
+    # .venv's nvidia package would hide this one: it gets the same standing, and keeps the others in reach.
+    echo '__path__ = __import__("pkgutil").extend_path(__path__, __name__)' >"$side/nvidia/__init__.py"
+    echo "${packages[*]}" >"$side/installed"
 fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two workers share the cores already
@@ -26,14 +29,14 @@ run() {
     local name=$1 path=$2
     shift 2
     echo "== tests under DALI $name"
-    PYTHONPATH=$path .venv/bin/python -m pytest --junitxml "$reports/$name.xml" "$@"
+    PYTHONPATH=$path .venv/bin/python -m pytest -n 2 --dist loadfile --junitxml "$reports/$name.xml" "$@"
     local status=$?
     [[ $status == 0 || $status == 5 ]] || failed=1
 }
 
 found=$(PYTHONPATH=$side .venv/bin/python -c 'import nvidia.dali; print(nvidia.dali.__version__)')
 [[ $found == "$oldest" ]] || { echo "error: $side holds DALI '$found' instead of $oldest; delete it" >&2; exit 1; }
-run current "" -n 2 --dist loadfile "$@"
+run current "" "$@"
 run "$oldest" "$side" -m loader "$@"
 
 .venv/bin/python - "$reports" <<'PYTHON' || failed=1

@@ -97,7 +97,11 @@ def _groups(layout: CpuLayout) -> list[tuple[list[tuple[int, ...]], list[int]]]:
     sockets: dict[frozenset[int], list[int]] = {}
     for rank, near in enumerate(layout.near):
         sockets.setdefault(near, []).append(rank)
-    return [([core for core in layout.cores if near.issuperset(core)], ranks) for near, ranks in sockets.items()]
+    groups = []
+    for near, ranks in sockets.items():
+        cores = [tuple(cpu for cpu in core if cpu in near) for core in layout.cores]
+        groups.append(([core for core in cores if core], ranks))
+    return groups
 
 
 def read_layout(near: Sequence[frozenset[int]], allowed: frozenset[int], sysfs: Path) -> CpuLayout:

@@ -32,15 +32,15 @@ class EpochLog(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
-        self._waited_before = trainer.train_dataloader.wait_seconds
+        self._waited_before = _loader(trainer).wait_seconds
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._seconds = time.perf_counter() - self._started
-        self._waited = trainer.train_dataloader.wait_seconds - self._waited_before
+        self._waited = _loader(trainer).wait_seconds - self._waited_before
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        record = {"Train Loss": float(trainer.callback_metrics["train_loss"]), **pl_module.epoch_metrics()}
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        record = {"Train Loss": float(trainer.callback_metrics["train_loss"]), **pl_module.evaluation()}
         record["Data wait %"] = 100 * self._waited / self._seconds
         record["Train seconds"] = self._seconds
         record["Learning rate"] = trainer.optimizers[0].param_groups[0]["lr"]
@@ -54,6 +54,11 @@ class EpochLog(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = state_dict["history"]
+
+
+def _loader(trainer: Trainer) -> Any:
+    """The patch loader, whose ``wait_seconds`` counts what the steps waited for data."""
+    return trainer.train_dataloader
 
 
 def draw_progress(history: list[dict[str, float]], path: Path) -> None:
@@ -78,14 +83,25 @@ def draw_progress(history: list[dict[str, float]], path: Path) -> None:
     temporary.replace(path)
 
 
+class LateEvaluation(Callback):
+    """No evaluation in the first epochs, then every ``every``-th (``--skip_first_n_eval``, ``--val_every``)."""
+
+    def __init__(self, first: int, every: int) -> None:
+        self.first, self.every = first, every
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        early = trainer.current_epoch < self.first
+        trainer.check_val_every_n_epoch = trainer.current_epoch + 2 if early else self.every
+
+
 class StopWatch(Callback):
     """Throughput and latency of training steps: epoch 0 warms up, epoch 1 is measured after ``warmup`` steps.
 
     A step lasts from one batch's end to the next one's, so that waiting for data counts.
     """
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup = warmup
+    def __init__(self, warmup: int, batch_size: int) -> None:
+        self.warmup, self.batch_size = warmup, batch_size
         self._times: list[float] = []
         self._waited = 0.0
         self._last = 0.0
@@ -102,14 +118,14 @@ class StopWatch(Callback):
         if self._last:
             self._times.append(now - self._last)
         else:
-            self._waited = trainer.train_dataloader.wait_seconds
+            self._waited = _loader(trainer).wait_seconds
         self._last = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._times:
-            images = trainer.train_dataloader.batch_size * trainer.world_size
+            images = self.batch_size * trainer.world_size
             self.result = latency_summary("train", self._times, images)
-            waited = trainer.train_dataloader.wait_seconds - self._waited
+            waited = _loader(trainer).wait_seconds - self._waited
             self.result["data_wait_train"] = 100 * waited / sum(self._times)
 
 

@@ -56,7 +56,8 @@ class Checkpoint:
 
     def check_run(self, settings: dict[str, Any]) -> None:
         """Raises CheckpointError where a run cannot be continued exactly under the given settings."""
-        differ = [k for k in SHAPING if settings.get(k) != self.settings.get(k)]
+        shaping = SHAPING if self.settings.get("scheduler") != "none" else [k for k in SHAPING if k != "epochs"]
+        differ = [k for k in shaping if settings.get(k) != self.settings.get(k)]
         if differ:
             was = ", ".join(f"--{k} {self.settings.get(k)}" for k in differ)
             raise CheckpointError(

@@ -1,8 +1,9 @@
-"""Segmentation: the LightningModule that trains, evaluates and predicts."""
+"""Segmentation: the LightningModule that trains and evaluates."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,33 +13,39 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from data_preprocessing.cases import open_array, read_info
 from data_preprocessing.plan import Plan
 from data_preprocessing.regions import Regions
-from inference.sliding_window import SlidingWindow
+from inference.restore import decide, to_cropped
+from inference.sliding_window import Predictor, Slab, SlidingWindow
+from inference.tta import flip_average, probabilities
 from nets.dynamic_unet import DynamicUNet, NetworkSettings
 from training.losses import SegmentationLoss
 from training.metrics import DiceMeter
 from training.optimization import OptimizationSettings, build_optimizer, learning_rate_factor
+from training.validation import VolumeLoss
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """A run that cannot go on."""
 
 
 class SegmentationModule(LightningModule):
-    """Dice in percent, a mean over the classes without background, then over cases (absent classes left out).
+    """Trains on patches and evaluates whole volumes.
+
+    Dice is in percent: the mean over cases of each case's mean over its classes, without the
+    background and without classes that are in neither label map.
 
     Args:
         plan: of the cases, with the axes that training mirrors.
         network: the U-Net, with as many outputs as classes or regions.
         network_settings: what rebuilds it; kept in the checkpoint.
-        optimization: optimiser and schedule.
         windows: how a whole volume is predicted.
-        tta_axes: spatial axes that validation flips; () for none.
+        optimization: optimiser and schedule.
+        tta_axes: spatial axes that evaluation flips; () for none.
         regions: overlapping regions in the place of classes (BraTS).
         focal: focal loss instead of cross entropy.
-        invert_resampled: validate on the cropped label before resampling.
-        skip_evaluations: epochs at the start without evaluation.
+        invert_resampled: evaluate on the labels before resampling, predictions resized to them.
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
     """
 
@@ -54,20 +61,96 @@ class SegmentationModule(LightningModule):
         regions: Regions | None = None,
         focal: bool = False,
         invert_resampled: bool = False,
-        skip_evaluations: int = 0,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.network = network
         self.network_settings = network_settings
-        self.optimization = optimization or OptimizationSettings()
         self.windows = windows
+        self.optimization = optimization or OptimizationSettings()
         self.tta_axes = tta_axes
         self.regions = regions
+        self.focal = focal
         self.loss = SegmentationLoss(focal=focal, regions=regions)
         self.invert_resampled = invert_resampled
-        self.skip_evaluations = skip_evaluations
         self.run_settings = run_settings or {}
+        self.meter = DiceMeter(plan.n_class, regions)
+        self.val_loss = torch.zeros(2, dtype=torch.float64)  # sum over cases, and their number
         self.best_dice, self.best_epoch = -math.inf, 0
-        self._evaluated: dict[str, float] = {}
+        self._evaluation: dict[str, float] = {}
+
+    def predictor(self) -> Predictor:
+        """Windows (N, C, *patch) to probabilities, averaged over the flips of ``tta_axes``."""
+        return flip_average(
+            probabilities(lambda windows: self.network(windows)[0], exclusive=self.regions is None), self.tta_axes
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(self.network(batch["image"]), batch["label"])
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._evaluation = {}
+
+    def on_train_epoch_end(self) -> None:
+        if not math.isfinite(self.trainer.callback_metrics["train_loss"].item()):
+            raise TrainingError(
+                f"the loss is no longer a finite number in epoch {self.current_epoch}: lower --learning_rate or set "
+                "--gradient_clip_val 12; the last checkpoint is from before, --resume_training continues from it"
+            )
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        image, case = batch["image"][0], batch["case"]
+        slabs: Iterable[Slab] = self.windows.stream(image, self.predictor(), device=self.device)
+        if self.invert_resampled:
+            folder = self.trainer.datamodule.folder  # type: ignore[attr-defined]
+            slabs = to_cropped(slabs, read_info(folder, case))
+            label = torch.from_numpy(open_array(folder, case, "orig_y")[0].copy()).to(self.device)
+        else:
+            label = batch["label"][0, 0]
+        loss = VolumeLoss(focal=self.focal, regions=self.regions)
+        predicted = torch.empty_like(label)
+        for slab in slabs:
+            loss.add(slab.scores_cdhw, label[slab.place])
+            predicted[slab.place] = decide(slab.scores_cdhw, self.regions)
+        self.val_loss += torch.stack([loss.total().cpu(), torch.ones((), dtype=torch.float64)])
+        self.meter.update(predicted, label)
+
+    def on_validation_epoch_end(self) -> None:
+        """Sum over the ranks, each case having been counted once, and log."""
+        totals = torch.cat([self.val_loss[:, None], self.meter.totals], dim=1).to(self.device)
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
+        mean, by_class = DiceMeter.means(totals[:, 1:])
+        dice = 100 * mean
+        if dice > self.best_dice:
+            self.best_dice, self.best_epoch = dice, self.current_epoch
+        self._evaluation = {"Dice": dice, "Val Loss": float(totals[0, 0] / totals[1, 0])}
+        self._evaluation |= {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
+        self._evaluation |= {"Max Dice": self.best_dice, "Best epoch": self.best_epoch}
+        self.log("dice", dice, prog_bar=True)
+        self.log("val_loss", self._evaluation["Val Loss"])
+        self.val_loss.zero_()
+        self.meter.reset()
+
+    def evaluation(self) -> dict[str, float]:
+        """DLLogger's names and values of this epoch's evaluation; empty where there was none."""
+        return self._evaluation
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self.network.parameters(), self.optimization)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = self.optimization.schedule
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(schedule, step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plan"] = self.plan.to_json()
+        checkpoint["network_settings"] = asdict(self.network_settings)
+        checkpoint["n_outputs"] = self.network.out_channels
+        checkpoint["settings"] = self.run_settings
+        checkpoint["best"] = {"dice": self.best_dice, "epoch": self.best_epoch}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.best_dice, self.best_epoch = checkpoint["best"]["dice"], checkpoint["best"]["epoch"]

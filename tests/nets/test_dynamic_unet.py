@@ -4,26 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_plans import make_plan
 
-from data_preprocessing.plan import Normalization, Plan, PlanError, topology
+from data_preprocessing.plan import PlanError, topology
 from nets.blocks import NetworkError
 from nets.dynamic_unet import DynamicUNet, NetworkSettings, PatchSizeError, build_unet
 from nets.encoders import Encoder, UNetEncoder
 
 TASKS = Path(__file__).parents[3] / "shared" / "facts" / "msd_tasks.json"
-
-
-def make_plan(patch=(16, 24, 32), *, channels=1, labels=3, spacing=(1.0, 1.0, 1.0)):
-    return Plan(
-        name="99_3d",
-        dataset="Task99_Test",
-        dim=len(patch),
-        channels=tuple(f"c{i}" for i in range(channels)),
-        labels=tuple(f"l{i}" for i in range(labels)),
-        spacing_mm=spacing,
-        patch_size=patch,
-        normalization=(Normalization(scheme="zscore"),) * channels,
-    )
 
 
 SMALL = {"filters": (4, 6, 8, 10, 12, 12)}

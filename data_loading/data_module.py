@@ -1,0 +1,242 @@
+"""Training and validation data of one fold, as Lightning wants them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from nvidia.dali import types
+from pytorch_lightning import LightningDataModule
+
+from data_loading.dali_loader import LoaderError, PatchLoader, PipelineSpec, Port, patch_graph, usable_workers
+from data_loading.patch_source import CaseReader, PatchSource
+from data_loading.sampling import AugmentationSettings, PatchSampler
+from data_loading.volume_loader import VolumeLoader
+from data_preprocessing.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """How patches are loaded.
+
+    Attributes:
+        batch_size: patches of one rank and step; slices for a 2D plan.
+        val_batch_size: windows that the sliding window of validation computes at a time.
+        num_workers: processes that read patches, at most one a core; 0 reads in the training process.
+        oversampling: probability that a patch is centred on foreground.
+        steps_per_epoch: None for as many as visit each case about once.
+        augmentation: None switches all of it off, mirroring too.
+        mirror_axes: axes of the patch that may be mirrored; None for the plan's.
+        data2d_dim: for a 2D plan: 3 fills a batch with neighbouring slices of ``nvol`` volumes, 2 draws each alone.
+        constant_batch: repeat one batch without loading; shows a benchmark what loading costs.
+    """
+
+    batch_size: int = 2
+    val_batch_size: int = 4
+    num_workers: int = 8
+    oversampling: float = 0.4
+    seed: int = 1
+    steps_per_epoch: int | None = None
+    augmentation: AugmentationSettings | None = field(default_factory=AugmentationSettings)
+    mirror_axes: tuple[int, ...] | None = None
+    data2d_dim: Literal[2, 3] = 3
+    nvol: int = 4
+    constant_batch: bool = False
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} {value} is below {least}"
+            for name, least in (("batch_size", 1), ("val_batch_size", 1), ("num_workers", 0), ("nvol", 1), ("seed", 0))
+            if (value := getattr(self, name)) < least
+        ]
+        if not 0 <= self.oversampling <= 1:
+            faults.append(f"oversampling {self.oversampling} is not a probability")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            faults.append(f"steps_per_epoch {self.steps_per_epoch} is below 1")
+        if self.data2d_dim not in (2, 3):
+            faults.append(f"data2d_dim {self.data2d_dim} is neither 2 nor 3")
+        if faults:
+            raise LoaderError("loader: " + "; ".join(faults))
+
+
+def patch_loader(
+    folder: Path,
+    plan: Plan,
+    cases: Sequence[str],
+    settings: LoaderSettings,
+    *,
+    device_id: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    labelled: bool = True,
+) -> PatchLoader:
+    """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8} on the device.
+
+    Args:
+        device_id: the GPU; None computes on the CPU.
+        rank, world_size: global.
+        labelled: False for cases without labels: no "label", and no oversampling.
+
+    Raises:
+        LoaderError: if there are no cases; while iterating, for a case that cannot be read.
+    """
+    source = patch_source(
+        folder, plan, cases, settings, compiled=device_id is None, rank=rank, world_size=world_size, labelled=labelled
+    )
+    steps = source.sampler.steps_per_epoch
+    spec = patch_spec(plan, settings, device_id=device_id, labelled=labelled)
+    identity: dict[str, int | str] = {
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "world_size": world_size,
+        "steps": steps,
+        "cases": hashlib.sha256("\n".join(source.cases).encode()).hexdigest()[:16],
+    }
+    return PatchLoader(source, spec, steps=steps, identity=identity, constant=settings.constant_batch)
+
+
+def patch_source(
+    folder: Path,
+    plan: Plan,
+    cases: Sequence[str],
+    settings: LoaderSettings,
+    *,
+    compiled: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    labelled: bool = True,
+) -> PatchSource:
+    """The source of :func:`patch_loader`; ``compiled`` as in PatchSource. Raises LoaderError without cases."""
+    if not cases:
+        raise LoaderError(f"{folder}: no training cases; run preprocess.py, or choose another fold")
+    volumes, run = batch_layout(plan, settings)
+    steps = settings.steps_per_epoch or math.ceil(len(cases) / (settings.batch_size * world_size))
+    sampler = patch_sampler(plan, settings, n_cases=len(cases), batch_size=volumes, steps=steps)
+    return PatchSource(
+        reader=CaseReader(folder, plan.in_channels, labelled=labelled),
+        cases=tuple(sorted(cases)),
+        sampler=sampler.for_rank(rank, world_size),
+        compiled=compiled,
+        axes=plan.dim,
+        run=run,
+    )
+
+
+def batch_layout(plan: Plan, settings: LoaderSettings) -> tuple[int, int]:
+    """(volumes, neighbouring slices of each) in a batch; the last volume may give fewer slices."""
+    if plan.dim == 3 or settings.data2d_dim == 2:
+        return settings.batch_size, 1
+    volumes = min(settings.nvol, settings.batch_size)
+    return volumes, math.ceil(settings.batch_size / volumes)
+
+
+def patch_sampler(plan: Plan, settings: LoaderSettings, *, n_cases: int, batch_size: int, steps: int) -> PatchSampler:
+    """The sampler that a plan and the settings describe, for a single rank."""
+    mirror = plan.mirror_axes if settings.mirror_axes is None else settings.mirror_axes
+    return PatchSampler(
+        seed=settings.seed,
+        n_cases=n_cases,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        patch_dhw=(*[1] * (3 - plan.dim), *plan.patch_size),  # type: ignore[arg-type]
+        channels=plan.in_channels,
+        oversampling=settings.oversampling,
+        in_plane=plan.dim == 2 or plan.anisotropic,
+        mirror_axes=tuple(axis + 3 - plan.dim for axis in mirror),
+        augmentation=settings.augmentation or AugmentationSettings.none(),
+    )
+
+
+def patch_spec(plan: Plan, settings: LoaderSettings, *, device_id: int | None, labelled: bool) -> PipelineSpec:
+    """The pipeline that belongs to a PatchSource of this plan."""
+    layout = "C" + "DHW"[-plan.dim :]
+    image, label = (
+        Port(dtype=dtype, ndim=plan.dim + 1, layout=layout)
+        for dtype in (types.DALIDataType.FLOAT, types.DALIDataType.UINT8)
+    )
+    numbers = (
+        Port(dtype=types.DALIDataType.FLOAT, ndim=1),
+        Port(dtype=types.DALIDataType.FLOAT, ndim=2),
+        Port(dtype=types.DALIDataType.UINT32, ndim=1),
+    )
+    voxels = int(np.prod(plan.patch_size))
+    # A GPU's worker hands over the box under the largest rotation and scaling; nnU-Net reads 1.6 times a side.
+    growth = 1.0 if device_id is None or settings.augmentation is None else 1.7**plan.dim
+    shape = (plan.in_channels, *plan.patch_size)
+    in_plane = plan.dim == 2 or plan.anisotropic
+    return PipelineSpec(
+        ports=(image, *[label] * labelled, *numbers),
+        graph=patch_graph(shape=shape, in_plane=in_plane, labelled=labelled, gpu=device_id is not None),
+        names=("image", "label") if labelled else ("image",),
+        batch_size=settings.batch_size,
+        sample_bytes=int(voxels * growth * (4 * plan.in_channels + labelled)),
+        device_id=device_id,
+        num_workers=usable_workers(settings.num_workers),
+        num_threads=max(1, usable_workers(4)),
+    )
+
+
+class SegmentationDataModule(LightningDataModule):
+    """Patches to train on, whole volumes to validate on; rank and world size come from the trainer.
+
+    Args:
+        folder: a preprocessed folder.
+        plan: its plan.
+        train_cases, val_cases: names.
+        device_id: the GPU that the batches are made on; None for the CPU.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        train_cases: Sequence[str],
+        val_cases: Sequence[str],
+        settings: LoaderSettings,
+        device_id: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder, self.plan, self.settings = Path(folder), plan, settings
+        self.train_cases, self.val_cases = tuple(train_cases), tuple(val_cases)
+        self.device_id = device_id
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer cases than ranks
+        self.train_loader: PatchLoader | None = None
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> PatchLoader:
+        self.teardown("fit")
+        rank, world_size = self._ranks
+        self.train_loader = patch_loader(
+            self.folder,
+            self.plan,
+            self.train_cases,
+            self.settings,
+            device_id=self.device_id,
+            rank=rank,
+            world_size=world_size,
+        )
+        return self.train_loader
+
+    def val_dataloader(self) -> VolumeLoader:
+        rank, world_size = self._ranks
+        return VolumeLoader(
+            self.folder,
+            self.val_cases,
+            self.plan.in_channels,
+            rank=rank,
+            world_size=world_size,
+            device="cpu" if self.device_id is None else f"cuda:{self.device_id}",
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Stop the training pipeline's workers."""
+        if self.train_loader is not None:
+            self.train_loader.close()

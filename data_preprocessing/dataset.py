@@ -1,0 +1,235 @@
+"""A folder of scans, in any of the usual layouts, to a list of scans; and what makes a scan unusable.
+
+Read are the Decathlon's layout and nnU-Net's two versions of it (``dataset.json`` beside ``imagesTr``,
+``labelsTr``, ``imagesTs``; channels in one 4D file or in ``_0000``, ``_0001``, ... files), and any
+folder of scans without labels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_preprocessing.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem
+
+DATASET_FILE = "dataset.json"
+UNLABELLED = ("background",)
+CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net: case_0000.nii.gz, case_0001.nii.gz, ...
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be read as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """Files of one case."""
+
+    case: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What ``dataset.json`` tells, or the folder itself where there is none.
+
+    Attributes:
+        name: of the dataset.
+        channels: names such as ("CT",) or ("FLAIR", "T1w"); empty where nothing tells them.
+        labels: class names by value, the background first; only it where the scans have none.
+        training: scans to learn from.
+        test: scans without labels.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    training: tuple[Scan, ...]
+    test: tuple[Scan, ...]
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a dataset's folder.
+
+    Raises:
+        DatasetError: naming what is missing or cannot be understood, and the remedy.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; --data and --task, or --dataset, must name the dataset's")
+    if (folder / DATASET_FILE).is_file():
+        return _from_json(folder)
+    if (folder / "imagesTr").is_dir():
+        raise DatasetError(f"{folder} has imagesTr but no {DATASET_FILE}, which names its channels and labels; add it")
+    scans = find_scans(folder)
+    if not scans:
+        raise DatasetError(f"{folder} holds no scans: neither {DATASET_FILE} nor image files nor DICOM folders")
+    return Dataset(name=folder.resolve().name, channels=(), labels=UNLABELLED, training=tuple(scans), test=())
+
+
+def find_scans(folder: Path, channels: int | None = None) -> list[Scan]:
+    """Every image file or DICOM folder directly in ``folder``.
+
+    Files ``case_0000``, ``case_0001``, ... are the channels of one scan where ``channels`` is above 1.
+    Where it is None, they are if every case has the same numbers from 0000 on; a folder of one such
+    row is as many scans.
+
+    Raises:
+        DatasetError: for two files that would be the same case.
+    """
+    files = [path for path in sorted(folder.iterdir()) if is_volume(path) or _is_dicom(path)]
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        groups.setdefault(CHANNEL_SUFFIX.sub("", stem(path)), []).append(path)
+    endings = {tuple(stem(path).removeprefix(case) for path in paths) for case, paths in groups.items()}
+    many = len(next(iter(endings), ()))
+    regular = endings == {tuple(f"_{index:04d}" for index in range(many))}
+    together = channels > 1 if channels is not None else regular and len(groups) > 1
+    if not together and not (regular and many == 1):
+        groups = {}
+        for path in files:
+            groups.setdefault(stem(path), []).append(path)
+    for case, paths in groups.items():
+        if len(paths) > 1 and not all(CHANNEL_SUFFIX.search(stem(path)) for path in paths):
+            raise DatasetError(f"{', '.join(path.name for path in paths)} in {folder} would all be case {case}; rename")
+    return [Scan(case=case, images=tuple(paths)) for case, paths in groups.items()]
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.is_dir() and any(file.suffix.lower() in (".dcm", ".ima") for file in path.iterdir())
+
+
+def _from_json(folder: Path) -> Dataset:
+    path = folder / DATASET_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DatasetError(f"{path} does not hold names and values")
+    channels = values.get("channel_names", values.get("modality"))  # nnU-Net v2, or the Decathlon
+    if not isinstance(channels, dict) or sorted(channels) != sorted(map(str, range(len(channels)))) or not channels:
+        raise DatasetError(f'{path}: "modality" (or "channel_names") must be such as {{"0": "CT"}}, found {channels}')
+    labels = _label_names(path, values.get("labels", {"0": "background"}))
+    training = _scans(
+        folder, values.get("training"), len(channels), "imagesTr", "labelsTr" if len(labels) > 1 else None
+    )
+    if not training:
+        raise DatasetError(f'{path} lists no "training" scans and {folder / "imagesTr"} has none')
+    return Dataset(
+        name=folder.resolve().name,
+        channels=tuple(str(channels[str(index)]) for index in range(len(channels))),
+        labels=labels,
+        training=tuple(training),
+        test=tuple(_scans(folder, values.get("test"), len(channels), "imagesTs", None)),
+    )
+
+
+def _label_names(path: Path, labels: Any) -> tuple[str, ...]:
+    """Names by value from {"1": "liver"} (Decathlon) or {"liver": 1} (nnU-Net v2)."""
+    try:
+        pairs = {int(k): str(v) for k, v in labels.items()}
+    except ValueError:
+        try:
+            pairs = {int(v): str(k) for k, v in labels.items()}
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f'{path}: "labels" must give every class one value, found {labels}') from error
+    except AttributeError as error:
+        raise DatasetError(f'{path}: "labels" must be such as {{"0": "background", "1": "liver"}}') from error
+    if sorted(pairs) != list(range(len(pairs))) or not pairs:
+        raise DatasetError(f"{path}: label values {sorted(pairs)} have gaps; number the classes 0, 1, 2, ...")
+    if len(pairs) > 256:
+        raise DatasetError(f"{path}: {len(pairs)} classes; at most 256 can be stored")
+    return tuple(pairs[value] for value in range(len(pairs)))
+
+
+def _scans(folder: Path, entries: Any, channels: int, images: str, labels: str | None) -> list[Scan]:
+    """The listed scans, or where nothing is listed those of the folder ``images``."""
+    if entries:
+        scans = [_listed(folder, entry, labels is not None) for entry in entries]
+    elif (folder / images).is_dir():
+        scans = find_scans(folder / images, channels)
+        scans = [_with_label(scan, folder / labels) for scan in scans] if labels else scans
+    else:
+        return []
+    twice = [case for case, count in Counter(scan.case for scan in scans).items() if count > 1]
+    if twice:
+        raise DatasetError(f"{folder / DATASET_FILE}: cases {', '.join(twice)} are listed more than once")
+    return scans
+
+
+def _listed(folder: Path, entry: Any, labelled: bool) -> Scan:
+    """A scan of dataset.json: a path, several, or {"image": ..., "label": ...}."""
+    fields = entry if isinstance(entry, Mapping) else {"image": entry}
+    images = fields.get("image")
+    names = images if isinstance(images, list) else [images]
+    label = fields.get("label") if labelled else None
+    if not names or not all(isinstance(name, str) for name in [*names, label or ""]):
+        raise DatasetError(f'{folder / DATASET_FILE}: {entry} is not such as {{"image": "a.nii.gz", "label": ...}}')
+    paths = [folder / name for name in names]
+    case = stem(paths[0])
+    if len(paths) > 1:
+        case = stem(folder / label) if label else CHANNEL_SUFFIX.sub("", case)
+    elif not paths[0].exists():  # nnU-Net v1 lists case.nii.gz for case_0000.nii.gz, ...
+        ending = paths[0].name.removeprefix(case)
+        paths = sorted(paths[0].parent.glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")) or paths
+    return Scan(case=case, images=tuple(paths), label=folder / label if label else None)
+
+
+def _with_label(scan: Scan, labels: Path) -> Scan:
+    """With the label map that no list names: the scan's name, without the channel's number."""
+    ending = scan.images[0].name.removeprefix(stem(scan.images[0]))
+    return replace(scan, label=labels / f"{scan.case}{ending}")
+
+
+def read_scan(scan: Scan) -> tuple[np.ndarray, Geometry, np.ndarray | None]:
+    """Image (C, D, H, W) float32, its geometry, and its label uint8 (1, D, H, W) if any.
+
+    Raises:
+        VolumeError: naming the file, also where image and label lie on two grids.
+    """
+    image, geometry = read_volume(scan.images)
+    if scan.label is None:
+        return image, geometry, None
+    label, other = read_label(scan.label)
+    if fault := geometry.mismatch(other):
+        raise VolumeError(f"{scan.images[0]} and {scan.label} do not match: {fault}; resample or redraw the label")
+    return image, geometry, label
+
+
+def array_faults(
+    image_cdhw: np.ndarray, label: np.ndarray | None, *, channels: int, n_class: int, empty: bool = False
+) -> Sequence[str]:
+    """What makes these arrays unusable, in words with remedies.
+
+    Args:
+        image_cdhw: of a scan.
+        label: uint8, (1, D, H, W), or None.
+        channels: that the dataset has.
+        n_class: classes that the dataset has, with the background.
+        empty: whether an image without any non-zero voxel is a fault.
+    """
+    faults = []
+    if image_cdhw.ndim != 4 or len(image_cdhw) != channels:
+        faults.append(f"{len(image_cdhw)} channels, shape {image_cdhw.shape}, where the dataset has {channels}")
+    bad = image_cdhw.size - int(np.isfinite(image_cdhw).sum())
+    if bad:
+        faults.append(f"{bad} voxels are NaN or infinite; replace them, or leave the case out")
+    elif empty and not image_cdhw.any():
+        faults.append("the image is zero everywhere; leave the case out")
+    if label is None:
+        return faults
+    if label.shape[1:] != image_cdhw.shape[1:]:
+        faults.append(f"label {label.shape[1:]} and image {image_cdhw.shape[1:]} differ in shape")
+    if int(label.max()) >= n_class:
+        values = [int(value) for value in np.unique(label) if value >= n_class]
+        faults.append(f"label values {values} are not among the dataset's 0 to {n_class - 1}; add them or relabel")
+    return faults

@@ -1,0 +1,170 @@
+"""Whole cases through a network: many of them, each on its own scan's grid, each written whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_preprocessing.cases import CaseInfo, open_array, read_info
+from data_preprocessing.dataset import Scan, read_scan
+from data_preprocessing.plan import Plan
+from data_preprocessing.preprocessor import prepare
+from data_preprocessing.regions import Regions
+from data_preprocessing.volume import write_volume
+from inference.restore import Prediction, restore
+from inference.sliding_window import Predictor, SlidingWindow
+from inference.tta import flip_average, probabilities
+
+Load = Callable[[], tuple[np.ndarray | Tensor, CaseInfo]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How a network's answers become labels.
+
+    Attributes:
+        windows: how a volume is cut.
+        flip_axes: spatial axes of the patch to average over, those that training mirrored.
+        regions: the network's outputs are these regions instead of classes.
+        keep_probabilities: keep them beside the labels.
+    """
+
+    windows: SlidingWindow
+    flip_axes: tuple[int, ...] = ()
+    regions: Regions | None = None
+    keep_probabilities: bool = False
+
+
+def predict_case(
+    image_cdhw: np.ndarray | Tensor,
+    info: CaseInfo,
+    predictor: Predictor,
+    settings: PredictSettings,
+    *,
+    device: torch.device | str = "cpu",
+) -> Prediction:
+    """Predict one case.
+
+    Args:
+        image_cdhw: the stored image; a memory map will do.
+        info: of the case.
+        predictor: windows (N, C, *patch) to logits (N, classes or regions, *patch).
+        settings: windows, flips and what to keep.
+        device: where windows and scores live.
+    """
+    exclusive = settings.regions is None
+    averaged = flip_average(probabilities(predictor, exclusive=exclusive), settings.flip_axes)
+    slabs = settings.windows.stream(image_cdhw, averaged, device=device)
+    return restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+
+
+def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Path:
+    """Write ``<case>.nii.gz`` on the scan's grid, after ``<case>.npy`` where there are probabilities.
+
+    Returns:
+        the label map's path. A case without a label map is not done.
+    """
+    if prediction.probabilities_cdhw is not None:
+        target = folder / f"{info.case}.npy"
+        temporary = folder / f"{info.case}.npy.tmp"
+        try:
+            with temporary.open("wb") as stream:
+                np.save(stream, prediction.probabilities_cdhw, allow_pickle=False)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    path = folder / f"{info.case}.nii.gz"
+    write_volume(path, prediction.labels_dhw, info.geometry)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """How one case ended: its label map's path, or the fault in words."""
+
+    case: str
+    path: Path | None = None
+    fault: str | None = None
+    seconds: float = 0.0
+
+
+def predict_scans(
+    scans: Sequence[Scan],
+    plan: Plan,
+    predictor: Predictor,
+    settings: PredictSettings,
+    results: Path,
+    *,
+    device: torch.device | str = "cpu",
+) -> Iterator[Predicted]:
+    """Prepare scans as the plan says, predict them and write label maps; a bad scan costs no other one."""
+    loads = [(scan.case, _raw(scan, plan)) for scan in scans]
+    return _predict_all(loads, predictor, settings, results, device)
+
+
+def predict_stored(
+    folder: Path,
+    cases: Sequence[str],
+    predictor: Predictor,
+    settings: PredictSettings,
+    results: Path,
+    *,
+    device: torch.device | str = "cpu",
+) -> Iterator[Predicted]:
+    """Predict preprocessed cases and write label maps; a bad case costs no other one."""
+    loads = [(case, _stored(Path(folder), case)) for case in cases]
+    return _predict_all(loads, predictor, settings, results, device)
+
+
+def _raw(scan: Scan, plan: Plan) -> Load:
+    def load() -> tuple[np.ndarray, CaseInfo]:
+        image, geometry, _ = read_scan(Scan(case=scan.case, images=scan.images))
+        names = [path.name for path in scan.images]
+        prepared = prepare(image, geometry, plan, case=scan.case, pad_to_patch=False, images=names)
+        return prepared.image_cdhw, prepared.info
+
+    return load
+
+
+def _stored(folder: Path, case: str) -> Load:
+    return lambda: (open_array(folder, case, "x"), read_info(folder, case))
+
+
+def _predict_all(
+    loads: Sequence[tuple[str, Load]],
+    predictor: Predictor,
+    settings: PredictSettings,
+    results: Path,
+    device: torch.device | str,
+) -> Iterator[Predicted]:
+    results.mkdir(parents=True, exist_ok=True)
+    for case, loaded in _read_ahead(loads):
+        started = time.perf_counter()
+        try:
+            image, info = loaded.result()
+            prediction = predict_case(image, info, predictor, settings, device=device)
+            path = write_prediction(results, info, prediction)
+        except (ValueError, OSError) as error:
+            message = str(error)
+            yield Predicted(case=case, fault=message if case in message else f"{case}: {message}")
+        else:
+            yield Predicted(case=case, path=path, seconds=time.perf_counter() - started)
+
+
+def _read_ahead(loads: Sequence[tuple[str, Load]]) -> Iterator[tuple[str, Future]]:
+    """Each case with its loading, begun while the case before is predicted; two cases in memory at most."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = [reader.submit(load) for _, load in loads[:1]]
+        for index, (case, _) in enumerate(loads):
+            future = coming.pop()
+            future.exception()  # wait here, so that the next one starts when this one is read
+            coming = [reader.submit(load) for _, load in loads[index + 1 : index + 2]]
+            yield case, future
+            del future

@@ -1,0 +1,291 @@
+"""A whole volume through a network that sees windows, blended slab by slab.
+
+Overlapping windows are averaged with a weight that falls towards their border (nnU-Net,
+doi:10.1038/s41592-020-01008-z). Windows are visited in order along one axis. A plane that no later
+window touches is finished: it is handed out and its memory used again, so that the scores take one
+slab as deep as a window instead of classes times volume.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Predictor = Callable[[Tensor], Tensor]
+SIGMA = 0.125  # of the Gaussian weight, as a part of the window's side
+LEAST_WEIGHT = 1e-3  # of a voxel in the window's corner, where its centre has 1
+
+
+class WindowError(ValueError):
+    """Windows that cannot cover a volume."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Finished planes of a volume.
+
+    Attributes:
+        axis: of D, H, W (0, 1, 2) along which slabs follow each other.
+        start, stop: planes of the volume along ``axis``.
+        scores_cdhw: float32, the volume's sides but stop - start along ``axis``. It may be a view
+            of memory that the next slab reuses: copy what is to be kept.
+    """
+
+    axis: int
+    start: int
+    stop: int
+    scores_cdhw: Tensor
+
+    @property
+    def place(self) -> tuple[slice, slice, slice]:
+        """Where it lies in a (D, H, W) array of the volume."""
+        index = [slice(None)] * 3
+        index[self.axis] = slice(self.start, self.stop)
+        return index[0], index[1], index[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindow:
+    """How a volume is cut into windows.
+
+    Attributes:
+        patch_size: (D, H, W), or (H, W) for a 2D network, which then sees every slice of D.
+        overlap: of neighbouring windows, in [0, 1).
+        blend: "gaussian", sigma 1/8 of the side, or "constant".
+        batch_size: windows that pass the network together.
+    """
+
+    patch_size: tuple[int, ...]
+    overlap: float = 0.5
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        faults = []
+        if len(self.patch_size) not in (2, 3) or min(self.patch_size, default=0) < 1:
+            faults.append(f"patch size {self.patch_size} is not two or three positive numbers")
+        if not 0 <= self.overlap < 1:
+            faults.append(f"overlap {self.overlap} is not in [0, 1)")
+        if self.blend not in ("gaussian", "constant"):
+            faults.append(f"blend {self.blend!r} is not gaussian or constant")
+        if self.batch_size < 1:
+            faults.append(f"batch size {self.batch_size} is below 1")
+        if faults:
+            raise WindowError("sliding window: " + "; ".join(faults))
+
+    @property
+    def window_dhw(self) -> tuple[int, int, int]:
+        """A window's sides; D is 1 for a 2D network."""
+        d, h, w = (1, *self.patch_size)[-3:]
+        return d, h, w
+
+    def stream(
+        self, image_cdhw: np.ndarray | Tensor, predictor: Predictor, *, device: torch.device | str = "cpu"
+    ) -> Iterator[Slab]:
+        """Blended scores of a volume, in slabs from its first plane to its last.
+
+        Sides shorter than the window are padded with zeros on both sides, and cut back.
+
+        Args:
+            image_cdhw: volume or memory map; only windows are copied from it.
+            predictor: (N, C, *patch) float32 on ``device`` to scores of the same sides.
+            device: of the windows and the scores.
+
+        Raises:
+            WindowError: if the image has not four axes, or the predictor answers with other sides.
+        """
+        if image_cdhw.ndim != 4:
+            raise WindowError(f"image of shape {tuple(image_cdhw.shape)} is not (C, D, H, W)")
+        grid = _Grid.over(image_cdhw.shape[1:], self)
+        blending = _Blending(grid, self, torch.device(device))
+        with torch.no_grad():
+            predict = _flat(predictor) if len(self.patch_size) == 2 else predictor
+            for group in grid.groups(self.batch_size):
+                if (slab := blending.finish_before(group[0][grid.axis])) is not None:
+                    yield slab
+                for corners in _pieces(group, self.batch_size):
+                    blending.add(predict(_gather(image_cdhw, grid, corners, blending.device)), corners)
+            if (slab := blending.finish_before(grid.padded[grid.axis])) is not None:
+                yield slab
+
+    def scores(
+        self, image_cdhw: np.ndarray | Tensor, predictor: Predictor, *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """All blended scores in one array (C, D, H, W) on ``device``, for volumes small enough."""
+        whole: Tensor | None = None
+        for slab in self.stream(image_cdhw, predictor, device=device):
+            if whole is None:
+                whole = slab.scores_cdhw.new_empty((len(slab.scores_cdhw), *image_cdhw.shape[1:]))
+            whole[(slice(None), *slab.place)] = slab.scores_cdhw
+        assert whole is not None  # a volume has at least one window
+        return whole
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Places of all windows; starts count from the padded volume's corner."""
+
+    shape: tuple[int, ...]
+    window: tuple[int, int, int]
+    starts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def over(cls, shape: Sequence[int], windows: SlidingWindow) -> _Grid:
+        window = windows.window_dhw
+        starts = tuple(axis_starts(n, side, windows.overlap) for n, side in zip(shape, window, strict=True))
+        return cls(tuple(shape), window, starts)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        return tuple(max(n, side) for n, side in zip(self.shape, self.window, strict=True))
+
+    @property
+    def pad_before(self) -> tuple[int, ...]:
+        return tuple((big - n) // 2 for big, n in zip(self.padded, self.shape, strict=True))
+
+    @property
+    def axis(self) -> int:
+        """The axis that makes the smallest slab: for cubic windows the volume's longest."""
+        depth = [side / n for side, n in zip(self.window, self.padded, strict=True)]
+        return depth.index(min(depth))
+
+    def groups(self, batch_size: int) -> Iterator[list[tuple[int, ...]]]:
+        """Windows in order along ``axis``: one layer at a time, or as many whole layers as fill a batch."""
+        layers = self.starts[self.axis]
+        across = [starts for axis, starts in enumerate(self.starts) if axis != self.axis]
+        at_once = self.layers_at_once(batch_size)
+        for first in range(0, len(layers), at_once):
+            group = []
+            for start, (a, b) in itertools.product(layers[first : first + at_once], itertools.product(*across)):
+                corner = [a, b]
+                corner.insert(self.axis, start)
+                group.append(tuple(corner))
+            yield group
+
+    def layers_at_once(self, batch_size: int) -> int:
+        per_layer = int(np.prod([len(s) for axis, s in enumerate(self.starts) if axis != self.axis]))
+        return max(1, batch_size // per_layer)
+
+    def slab_depth(self, batch_size: int) -> int:
+        """Planes that the windows of one group span, at most."""
+        layers, at_once = self.starts[self.axis], self.layers_at_once(batch_size)
+        spans = [part[-1] - part[0] for part in _pieces(layers, at_once)]
+        return max(spans) + self.window[self.axis]
+
+
+def axis_starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
+    """First voxels of the windows along one axis; the last window ends with the volume."""
+    step = max(1, int(side * (1 - overlap)))
+    last = max(0, length - side)
+    return (*range(0, last, step), last)
+
+
+def importance(window: Sequence[int], blend: str) -> Tensor:
+    """Weight of each voxel of a window: float32, at least ``LEAST_WEIGHT``, 1 in the middle."""
+    weight = torch.ones(())
+    if blend == "gaussian":
+        for side in window:
+            place = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+            weight = weight[..., None] * torch.exp(-(place**2) / (2 * (SIGMA * side) ** 2))
+        return weight.clamp_(min=LEAST_WEIGHT)
+    return weight.expand(*window).contiguous()
+
+
+class _Blending:
+    """One slab's weighted sums, moving along the volume."""
+
+    def __init__(self, grid: _Grid, windows: SlidingWindow, device: torch.device) -> None:
+        self.grid = grid
+        self.device = device
+        self.weight = importance(grid.window, windows.blend).to(device)
+        sides = list(grid.padded)
+        sides[grid.axis] = grid.slab_depth(windows.batch_size)
+        self.weights = torch.zeros(1, *sides, device=device)
+        self.sums: Tensor | None = None  # the number of classes shows with the first prediction
+        self.start = 0
+        self.pending = 0  # planes handed out, whose memory is free once the next ones are asked for
+
+    def add(self, scores_ncdhw: Tensor, corners: Sequence[tuple[int, ...]]) -> None:
+        """Add a batch of windows; the weight is applied here and nowhere else."""
+        if tuple(scores_ncdhw.shape[2:]) != self.grid.window:
+            raise WindowError(
+                f"windows of {self.grid.window} came back from the network as {tuple(scores_ncdhw.shape[2:])}"
+            )
+        self._move()
+        if self.sums is None:
+            self.sums = self.weights.new_zeros(scores_ncdhw.shape[1], *self.weights.shape[1:])
+        for scores, corner in zip(scores_ncdhw, corners, strict=True):
+            place: list[slice] = [slice(None)]
+            for axis, (start, side) in enumerate(zip(corner, self.grid.window, strict=True)):
+                low = start - self.start if axis == self.grid.axis else start
+                place.append(slice(low, low + side))
+            self.sums[tuple(place)].addcmul_(scores.float(), self.weight)
+            self.weights[tuple(place)].add_(self.weight)
+
+    def finish_before(self, plane: int) -> Slab | None:
+        """Hand out the planes before ``plane``, averaged, without the padding; None where none are left."""
+        done = plane - self.start
+        if done == 0 or self.sums is None:
+            return None
+        self.pending = done
+        axis, grid = self.grid.axis, self.grid
+        sums = self.sums.narrow(axis + 1, 0, done)
+        sums.div_(self.weights.narrow(axis + 1, 0, done))
+        before = grid.pad_before[axis]
+        start, stop = max(0, self.start - before), min(grid.shape[axis], plane - before)
+        if start >= stop:
+            return None
+        for other in range(3):
+            low = start + before - self.start if other == axis else grid.pad_before[other]
+            sums = sums.narrow(other + 1, low, stop - start if other == axis else grid.shape[other])
+        return Slab(axis, start, stop, sums)
+
+    def _move(self) -> None:
+        """Bring the unfinished planes to the front of the slab and clear the rest."""
+        done, self.pending = self.pending, 0
+        if done == 0:
+            return
+        assert self.sums is not None
+        for buffer in (self.sums, self.weights):
+            along = buffer.movedim(self.grid.axis + 1, 0)
+            keep = len(along) - done
+            for at in range(0, keep, done):  # pieces that do not overlap need no second buffer
+                piece = min(done, keep - at)
+                along[at : at + piece] = along[at + done : at + done + piece]
+            along[keep:] = 0
+        self.start += done
+
+
+def _gather(
+    image_cdhw: np.ndarray | Tensor, grid: _Grid, corners: Sequence[tuple[int, ...]], device: torch.device
+) -> Tensor:
+    """Windows as one float32 batch on the device, zeros where they leave the volume."""
+    from_memory = isinstance(image_cdhw, np.ndarray)
+    pinned = device.type == "cuda" and (from_memory or image_cdhw.device.type == "cpu")
+    home = torch.device("cpu") if from_memory else image_cdhw.device
+    batch = torch.zeros(len(corners), image_cdhw.shape[0], *grid.window, device=home, pin_memory=pinned)
+    for index, corner in enumerate(corners):
+        source, target = [slice(None)], [slice(None)]
+        for start, side, before, n in zip(corner, grid.window, grid.pad_before, grid.shape, strict=True):
+            low, high = max(0, start - before), min(n, start - before + side)
+            source.append(slice(low, high))
+            target.append(slice(low - start + before, high - start + before))
+        window = batch[index].numpy() if from_memory else batch[index]
+        window[tuple(target)] = image_cdhw[tuple(source)]
+    return batch.to(device, non_blocking=True)
+
+
+def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
+
+
+def _flat(predictor: Predictor) -> Predictor:
+    """A 2D network as one for windows a single slice deep."""
+    return lambda windows: predictor(windows[:, :, 0])[:, :, None]

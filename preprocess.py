@@ -1,0 +1,191 @@
+"""Scans to preprocessed cases: ``python preprocess.py --data D --results R --task 04 --dim 3``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from joblib import cpu_count
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from data_preprocessing.cases import list_cases
+from data_preprocessing.configs import TASKS, Task, task_code, task_folder
+from data_preprocessing.dataset import Dataset, DatasetError, Scan, read_dataset
+from data_preprocessing.fingerprint import Facts, examine, looks_like, make_plan
+from data_preprocessing.plan import PLAN_FILE, Plan, PlanError
+from data_preprocessing.preprocessor import Outcome, run
+from settings import PreprocessSettings, parse
+
+T = TypeVar("T")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 where something could not be done."""
+    settings = parse(PreprocessSettings, argv, __doc__ or "")
+    try:
+        return preprocess(settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def preprocess(settings: PreprocessSettings) -> int:
+    """Check every case, write the plan, then the cases; see :func:`main` for the result."""
+    console = Console()
+    folder = settings.dataset or task_folder(settings.data, str(settings.task), settings.name)
+    dataset = read_dataset(folder)
+    task = None if settings.dataset or settings.name else TASKS.get(task_code(str(settings.task)))
+    name = f"{task_code(settings.task) if settings.task else dataset.name}_{settings.dim}d"
+    root = settings.results / name
+    training = settings.exec_mode == "training"
+    target = root if training else root / settings.exec_mode
+    scans = dataset.test if settings.exec_mode == "test" else dataset.training
+    if not scans:
+        raise DatasetError(f"{folder} has no scans for --exec_mode {settings.exec_mode}")
+    jobs = min(cpu_count() if settings.n_jobs == -1 else settings.n_jobs, len(scans))
+
+    plan = None if training or not (root / PLAN_FILE).is_file() else _earlier_plan(root, dataset, settings)
+    facts = _look(scans, dataset, task, plan, settings, jobs, console)
+    if plan is None:
+        basis = (
+            facts
+            if scans is dataset.training
+            else _look(dataset.training, dataset, task, plan, settings, jobs, console)
+        )
+        plan = make_plan(
+            basis, dataset, name=name, dim=settings.dim, ohe=settings.ohe, task=task, modality=settings.modality
+        )
+        if not dataset.channels and settings.modality is None:
+            kind = looks_like([entry for entry in basis if not entry.faults])
+            console.print(f"Modality taken for {kind} by its intensities; --modality says otherwise.")
+    target.mkdir(parents=True, exist_ok=True)
+    _put_plan(plan, target, console)
+    console.print(_plan_line(plan), highlight=False)
+
+    faults = {entry.case: list(entry.faults) for entry in facts if entry.faults}
+    sound = [scan for scan in scans if scan.case not in faults]
+    started = time.perf_counter()
+    outcomes = []
+    work = run(sound, plan, target, pad_to_patch=training, float16=settings.float16, jobs=jobs)
+    for outcome in _shown(work, "Preprocessing", len(sound), console):
+        outcomes.append(outcome)
+        if outcome.fault:
+            faults[outcome.case] = [outcome.fault]
+        if settings.verbose and outcome.info:
+            console.print(f"{outcome.case}: {outcome.info.shape_stored}, {outcome.info.seconds:.2f} s", highlight=False)
+    _summary(outcomes, target, plan, time.perf_counter() - started, console)
+    _strangers(target, scans, console)
+    return _report(faults, len(scans))
+
+
+def _earlier_plan(root: Path, dataset: Dataset, settings: PreprocessSettings) -> Plan:
+    """The plan of the training cases, which validation and test cases follow."""
+    plan = Plan.load(root)
+    if plan.dataset != dataset.name or plan.ohe != settings.ohe:
+        raise PlanError(
+            f"{root / PLAN_FILE} is of {plan.dataset}{' with' if plan.ohe else ' without'} --ohe, not of {dataset.name}"
+            f"{' with' if settings.ohe else ' without'} it; preprocess both alike, or use another --results"
+        )
+    return plan
+
+
+def _look(
+    scans: Sequence[Scan],
+    dataset: Dataset,
+    task: Task | None,
+    plan: Plan | None,
+    settings: PreprocessSettings,
+    jobs: int,
+    console: Console,
+) -> list[Facts]:
+    """Facts of every scan, sorted by case."""
+    ct = settings.modality != "MRI" if not dataset.channels else any(c.upper() == "CT" for c in dataset.channels)
+    intensities = ct and plan is None and not (task and task.ct)
+    work = examine(scans, dataset, intensities=intensities, jobs=jobs)
+    return sorted(_shown(work, "Checking", len(scans), console), key=lambda entry: entry.case)
+
+
+def _shown(items: Iterable[T], what: str, total: int, console: Console) -> Iterator[T]:
+    """The items behind a progress bar, or after one line where the output is no terminal."""
+    if console.is_terminal:
+        yield from track(items, description=what, total=total, console=console)
+        return
+    console.print(f"{what} {total} cases ...")
+    yield from items
+
+
+def _put_plan(plan: Plan, folder: Path, console: Console) -> None:
+    """Write the plan; cases of another plan cease to exist first, so that a kill in between leaves no mixture."""
+    if (folder / PLAN_FILE).is_file():
+        try:
+            if Plan.load(folder) == plan:
+                return
+            reason = "their plan was another"
+        except PlanError as error:
+            reason = str(error)
+        stale = list_cases(folder)
+        for case in stale:
+            (folder / f"{case}.json").unlink()
+        console.print(f"{len(stale)} cases in {folder} are made anew: {reason}.")
+    plan.save(folder)
+
+
+def _plan_line(plan: Plan) -> str:
+    spacing = " x ".join(f"{length:.4g}" for length in plan.spacing_mm)
+    patch = " x ".join(map(str, plan.patch_size))
+    how = ", ".join(f"{c} {n.scheme}" for c, n in zip(plan.channels, plan.normalization, strict=True))
+    source = f" (from voxels: {plan.intensities_from})" if any(n.scheme == "ct" for n in plan.normalization) else ""
+    voxels = f"voxels {spacing} mm" if plan.dim == 3 else "voxels as scanned"
+    return f"Plan {plan.name}: {voxels}, patch {patch}, {plan.n_class} classes, {how}{source}"
+
+
+def _summary(outcomes: Sequence[Outcome], folder: Path, plan: Plan, seconds: float, console: Console) -> None:
+    """A table of shapes and times over the cases that are there now."""
+    infos = [outcome.info for outcome in outcomes if outcome.info]
+    if not infos:
+        return
+    table = Table(title=f"{folder}", caption=f"axes D, H, W; {seconds:.1f} s in all", show_edge=False)
+    for heading in ("", "least", "median", "most"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = {
+        "scan": [info.geometry.shape_dhw for info in infos],
+        "cropped": [info.shape_cropped for info in infos],
+        "stored": [info.shape_stored for info in infos],
+    }
+    for title, shapes in rows.items():
+        ends = (np.min(shapes, axis=0), np.median(shapes, axis=0), np.max(shapes, axis=0))
+        table.add_row(title, *(" x ".join(f"{side:g}" for side in shape) for shape in ends))
+    times = [info.seconds for info in infos]
+    table.add_row("seconds a case", *(f"{t:.2f}" for t in (min(times), float(np.median(times)), max(times))))
+    console.print(table)
+    if len(infos[0].voxels_per_class):
+        counts = np.sum([info.voxels_per_class for info in infos], axis=0)
+        shares = ", ".join(f"{n} {100 * c / counts.sum():.3g} %" for n, c in zip(plan.labels, counts, strict=True))
+        console.print(f"Voxels: {shares}", highlight=False)
+    kept = sum(outcome.kept for outcome in outcomes)
+    console.print(f"{len(infos)} cases in {folder}" + (f", {kept} of them from an earlier run" if kept else ""))
+
+
+def _strangers(folder: Path, scans: Sequence[Scan], console: Console) -> None:
+    """Say which cases lie in the folder without being the dataset's: training would use them."""
+    if others := sorted(set(list_cases(folder)) - {scan.case for scan in scans}):
+        console.print(f"warning: {folder} also holds {', '.join(others)}, not in the dataset; delete their .json files")
+
+
+def _report(faults: dict[str, list[str]], total: int) -> int:
+    if not faults:
+        return 0
+    print(f"error: {len(faults)} of {total} cases cannot be used:", file=sys.stderr)
+    for case, found in sorted(faults.items()):
+        print(f"  {case}: {'; '.join(found)}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

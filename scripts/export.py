@@ -1,0 +1,49 @@
+"""Write a checkpoint's weights in the layout of nnU-Net v1, nnU-Net v2 or MedicalNet.
+
+    python scripts/export.py --ckpt_path results/checkpoints/last.ckpt --to nnunet_v2 --out pretrained.pth
+
+nnU-Net v1 takes the file with ``-pretrained_weights``, v2 likewise; both need a plan with the same stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nets.export import EXPORTS
+from nets.formats import WeightsError, read_weights
+from nets.published import network_of
+
+
+def export(ckpt_path: Path, to: str, out: Path) -> list[str]:
+    """Write ``out`` whole or not at all. Returns notes. Raises WeightsError."""
+    content, notes = EXPORTS[to](network_of(read_weights(ckpt_path)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    torch.save(content, temporary)
+    temporary.replace(out)
+    return notes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint to read")
+    parser.add_argument("--to", choices=tuple(EXPORTS), required=True, help="layout to write")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    options = parser.parse_args(arguments)
+    try:
+        notes = export(options.ckpt_path, options.to, options.out)
+    except (WeightsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(*notes, f"{options.out} written", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Start ``main.py`` for the scripts beside this file."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+MAIN = Path(__file__).resolve().parents[1] / "main.py"
+
+
+def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A script's own arguments, and those after ``--``, which are ``main.py``'s."""
+    arguments = list(argv)
+    if "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
+def switches(settings: object, names: Sequence[str]) -> list[str]:
+    """``--name`` for each of the names that is on in the settings."""
+    return [f"--{name}" for name in names if getattr(settings, name)]
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Print and run ``main.py`` with these arguments; its exit status is returned, 130 for an interruption."""
+    command = [sys.executable, str(MAIN), *arguments]
+    print(shlex.join(command), flush=True)
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:  # main.py got it too and has said so
+        return 130
