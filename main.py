@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from data_preprocessing.regions import brats_regions
 from data_preprocessing.splits import split
 from data_preprocessing.volume import read_label
 from inference.predict import PredictSettings, predict_scans, predict_stored
-from inference.scans import find_scans
+from inference.scans import input_scans
 from inference.sliding_window import SlidingWindow
 from nets.dynamic_unet import NetworkSettings, build_unet
 from settings import MainSettings, as_json, parse, run_command
@@ -45,6 +47,9 @@ class DeviceError(ValueError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 where everything succeeded."""
     settings = parse(MainSettings, argv, __doc__ or "")
+    for library in ("pytorch_lightning", "lightning_fabric"):  # its tips and device lists tell users nothing
+        logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
     return {"train": train, "evaluate": evaluate, "predict": predict}[settings.exec_mode](settings)
 
 
@@ -130,7 +135,7 @@ def write_predictions(settings: MainSettings, checkpoint: Checkpoint, cases: lis
     mine = slice(fabric.global_rank, None, fabric.world_size)
     folder = settings.results if cases is None else settings.results / predictions_name(settings)
     if settings.input is not None and cases is None:
-        scans = find_scans(settings.input, channels=len(checkpoint.plan.channels))[mine]
+        scans = input_scans(settings.input, channels=len(checkpoint.plan.channels))[mine]
         done = predict_scans(scans, checkpoint.plan, predictor, wanted, folder, device=fabric.device)
     else:
         done = predict_stored(settings.folder, (cases or [])[mine], predictor, wanted, folder, device=fabric.device)

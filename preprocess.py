@@ -17,7 +17,7 @@ from rich.table import Table
 from data_preprocessing.cases import list_cases
 from data_preprocessing.configs import TASKS, Task, task_code, task_folder
 from data_preprocessing.dataset import Dataset, DatasetError, Scan, read_dataset
-from data_preprocessing.fingerprint import Facts, examine, looks_like, make_plan
+from data_preprocessing.fingerprint import Facts, examine, make_plan
 from data_preprocessing.plan import PLAN_FILE, Plan, PlanError
 from data_preprocessing.preprocessor import Outcome, run
 from settings import PreprocessSettings, parse
@@ -52,23 +52,21 @@ def preprocess(settings: PreprocessSettings) -> int:
 
     plan = None if training or not (root / PLAN_FILE).is_file() else _earlier_plan(root, dataset, settings)
     facts = _look(scans, dataset, task, plan, settings, jobs, console)
+    faults = {entry.case: list(entry.faults) for entry in facts if entry.faults}
+    if len(faults) == len(scans):
+        return _report(faults, len(scans))
     if plan is None:
-        basis = (
-            facts
-            if scans is dataset.training
-            else _look(dataset.training, dataset, task, plan, settings, jobs, console)
-        )
+        same = scans is dataset.training
+        basis = facts if same else _look(dataset.training, dataset, task, plan, settings, jobs, console)
         plan = make_plan(
             basis, dataset, name=name, dim=settings.dim, ohe=settings.ohe, task=task, modality=settings.modality
         )
         if not dataset.channels and settings.modality is None:
-            kind = looks_like([entry for entry in basis if not entry.faults])
-            console.print(f"Modality taken for {kind} by its intensities; --modality says otherwise.")
+            _say(console, f"Modality taken for {plan.channels[0]} by its intensities; --modality says otherwise.")
     target.mkdir(parents=True, exist_ok=True)
     _put_plan(plan, target, console)
-    console.print(_plan_line(plan), highlight=False)
+    _say(console, _plan_line(plan))
 
-    faults = {entry.case: list(entry.faults) for entry in facts if entry.faults}
     sound = [scan for scan in scans if scan.case not in faults]
     started = time.perf_counter()
     outcomes = []
@@ -78,7 +76,7 @@ def preprocess(settings: PreprocessSettings) -> int:
         if outcome.fault:
             faults[outcome.case] = [outcome.fault]
         if settings.verbose and outcome.info:
-            console.print(f"{outcome.case}: {outcome.info.shape_stored}, {outcome.info.seconds:.2f} s", highlight=False)
+            _say(console, f"{outcome.case}: {outcome.info.shape_stored}, {outcome.info.seconds:.2f} s")
     _summary(outcomes, target, plan, time.perf_counter() - started, console)
     _strangers(target, scans, console)
     return _report(faults, len(scans))
@@ -116,8 +114,13 @@ def _shown(items: Iterable[T], what: str, total: int, console: Console) -> Itera
     if console.is_terminal:
         yield from track(items, description=what, total=total, console=console)
         return
-    console.print(f"{what} {total} cases ...")
+    _say(console, f"{what} {total} cases ...")
     yield from items
+
+
+def _say(console: Console, text: str) -> None:
+    """A line as it is: no wrapping, and brackets of file names are no markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _put_plan(plan: Plan, folder: Path, console: Console) -> None:
@@ -132,7 +135,7 @@ def _put_plan(plan: Plan, folder: Path, console: Console) -> None:
         stale = list_cases(folder)
         for case in stale:
             (folder / f"{case}.json").unlink()
-        console.print(f"{len(stale)} cases in {folder} are made anew: {reason}.")
+        _say(console, f"{len(stale)} cases in {folder} are made anew: {reason}.")
     plan.save(folder)
 
 
@@ -164,18 +167,18 @@ def _summary(outcomes: Sequence[Outcome], folder: Path, plan: Plan, seconds: flo
     times = [info.seconds for info in infos]
     table.add_row("seconds a case", *(f"{t:.2f}" for t in (min(times), float(np.median(times)), max(times))))
     console.print(table)
-    if len(infos[0].voxels_per_class):
+    if 0 < len(infos[0].voxels_per_class) <= 10:
         counts = np.sum([info.voxels_per_class for info in infos], axis=0)
         shares = ", ".join(f"{n} {100 * c / counts.sum():.3g} %" for n, c in zip(plan.labels, counts, strict=True))
-        console.print(f"Voxels: {shares}", highlight=False)
+        _say(console, f"Voxels: {shares}")
     kept = sum(outcome.kept for outcome in outcomes)
-    console.print(f"{len(infos)} cases in {folder}" + (f", {kept} of them from an earlier run" if kept else ""))
+    _say(console, f"{len(infos)} cases in {folder}" + (f", {kept} of them from an earlier run" if kept else ""))
 
 
 def _strangers(folder: Path, scans: Sequence[Scan], console: Console) -> None:
     """Say which cases lie in the folder without being the dataset's: training would use them."""
     if others := sorted(set(list_cases(folder)) - {scan.case for scan in scans}):
-        console.print(f"warning: {folder} also holds {', '.join(others)}, not in the dataset; delete their .json files")
+        _say(console, f"warning: {folder} also holds {', '.join(others)}, not in the dataset; delete their .json files")
 
 
 def _report(faults: dict[str, list[str]], total: int) -> int:

@@ -212,9 +212,11 @@ class PatchLoader:
             outputs = self._run.run()
             self._next_step = global_step + 1
             batch = {name: self._tensor(out) for name, out in zip(self._spec.names, outputs, strict=True)}
-        except RuntimeError as error:
+        except Exception as error:
             self.close()
-            raise LoaderError(_reason(error)) from error
+            if isinstance(error, RuntimeError) or type(error) is Exception:  # what DALI makes of a worker's error
+                raise LoaderError(_reason(error)) from error
+            raise
         finally:
             self.wait_seconds += time.perf_counter() - begin
         if self._repeats:
@@ -280,7 +282,12 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, len(os.sched_getaffinity(0)))
 
 
-def _reason(error: RuntimeError) -> str:
+def dali_threads() -> int:
+    """Threads of DALI itself: what they compute beside the workers seldom fills more than four."""
+    return usable_workers(4)
+
+
+def _reason(error: Exception) -> str:
     """The one line that says what went wrong, out of a worker's traceback."""
     text = str(error)
     found = re.findall(r"^\s*(?:\w+\.)*(?:CaseError|LoaderError): (.+)$", text, flags=re.MULTILINE)

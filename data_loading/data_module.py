@@ -13,7 +13,15 @@ import numpy as np
 from nvidia.dali import types
 from pytorch_lightning import LightningDataModule
 
-from data_loading.dali_loader import LoaderError, PatchLoader, PipelineSpec, Port, patch_graph, usable_workers
+from data_loading.dali_loader import (
+    LoaderError,
+    PatchLoader,
+    PipelineSpec,
+    Port,
+    dali_threads,
+    patch_graph,
+    usable_workers,
+)
 from data_loading.patch_source import CaseReader, PatchSource
 from data_loading.sampling import AugmentationSettings, PatchSampler
 from data_loading.volume_loader import VolumeLoader
@@ -177,7 +185,7 @@ def patch_spec(plan: Plan, settings: LoaderSettings, *, device_id: int | None, l
         sample_bytes=int(voxels * growth * (4 * plan.in_channels + labelled)),
         device_id=device_id,
         num_workers=usable_workers(settings.num_workers),
-        num_threads=max(1, usable_workers(4)),
+        num_threads=dali_threads(),
     )
 
 

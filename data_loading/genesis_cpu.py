@@ -15,7 +15,7 @@ from numba import njit
 from numba import uint32 as u32
 from scipy.ndimage import gaussian_filter1d
 
-TABLE_STEPS = 4096  # intervals of a curve's table: errors stay under 1e-3 however steep the curve
+TABLE_STEPS = 4096  # of a curve's table: within 1e-3 for 99 curves in 100, 3e-3 where one starts all but upright
 CURVE_POINTS = 4 * TABLE_STEPS  # points of the curve that the table is read from
 WORD = 0xFFFFFFFF
 
@@ -159,7 +159,7 @@ def curve_table(x1, y1, x2, y2, inverted):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
 def look_up(image, table, low, high):  # type: ignore[no-untyped-def]
     """The table's curve, drawn over [low, high], applied to every voxel; values outside meet its ends."""
     out = np.empty_like(image)
@@ -180,7 +180,7 @@ def paint(image, boxes, show, seed_low, seed_high, low, high):  # type: ignore[n
 
     boxes: (K, 6) int64, rows (d0, h0, w0, d1, h1, w1), ends excluded.
     """
-    depth, height, width = image.shape
+    _, height, width = image.shape
     scale = np.float32(high - low)
     out = np.empty_like(image)
     if show:

@@ -36,7 +36,7 @@ def _hash(counter, low, high):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _side_and_start(draw, longest, length):  # type: ignore[no-untyped-def]
-    side = 1 + (((draw >> 16) * longest.to(tl.uint32)) >> 16).to(tl.int32)
+    side = 1 + (((draw >> 16) * longest) >> 16).to(tl.int32)
     start = (((draw & 0xFFFF) * (length - side + 1).to(tl.uint32)) >> 16).to(tl.int32)
     return side, start
 

@@ -289,12 +289,13 @@ def _around_one(rng: np.random.Generator, share: float, limits: tuple[float, flo
 
 
 def warp_box(patch: Patch, patch_dhw: Sequence[int], shape_dhw: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a volume that a warped patch reads: (start, end), (3,) each, end >= start + 1."""
+    """The part of a volume that a warped patch reads: (start, end), (3,) each, end > start."""
     shape = np.asarray(shape_dhw)
     half = (np.asarray(patch_dhw) - 1) / 2
     centre, reach = patch.offset + patch.matrix @ half, np.abs(patch.matrix) @ half
     start = np.clip(np.floor(centre - reach).astype(int), 0, shape - 1)
-    return start, np.clip(np.floor(centre + reach).astype(int) + 2, start + 1, shape)
+    width = np.where(np.asarray(patch_dhw) == 1, 1, 2)  # a single slice stays in its plane: no neighbour is mixed in
+    return start, np.clip(np.floor(centre + reach).astype(int) + width, start + 1, shape)
 
 
 def dali_matrix(matrix: np.ndarray, offset: np.ndarray, axes: int) -> np.ndarray:

@@ -170,9 +170,9 @@ def _listed(folder: Path, entry: Any, labelled: bool) -> Scan:
     """A scan of dataset.json: a path, several, or {"image": ..., "label": ...}."""
     fields = entry if isinstance(entry, Mapping) else {"image": entry}
     images = fields.get("image")
-    names = images if isinstance(images, list) else [images]
-    label = fields.get("label") if labelled else None
-    if not names or not all(isinstance(name, str) for name in [*names, label or ""]):
+    names: list[Any] = images if isinstance(images, list) else [images]
+    label = str(fields["label"]) if labelled and fields.get("label") else None
+    if not names or not all(isinstance(name, str) for name in names):
         raise DatasetError(f'{folder / DATASET_FILE}: {entry} is not such as {{"image": "a.nii.gz", "label": ...}}')
     paths = [folder / name for name in names]
     case = stem(paths[0])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-import joblib
 import numpy as np
 
 from data_preprocessing.configs import Task
 from data_preprocessing.crop import nonzero_box
 from data_preprocessing.dataset import Dataset, DatasetError, Scan, array_faults, read_scan
+from data_preprocessing.parallel import each
 from data_preprocessing.plan import Normalization, Plan, is_anisotropic
 from data_preprocessing.resample import resampled_shape
 
@@ -59,8 +60,7 @@ def examine(scans: Sequence[Scan], dataset: Dataset, *, intensities: bool, jobs:
         intensities: whether to count intensities too.
         jobs: processes.
     """
-    work = (joblib.delayed(_examine)(scan, dataset, intensities) for scan in scans)
-    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work)
+    yield from each(partial(_examine, dataset=dataset, intensities=intensities), scans, jobs)
 
 
 def _examine(scan: Scan, dataset: Dataset, intensities: bool) -> Facts:

@@ -1,9 +1,9 @@
 """Made-up scans in the Decathlon's layout, for the quick start, tests and benchmarks.
 
 ``python -m data_preprocessing.phantom --out F --cases 20`` writes ``F/dataset.json``, ``F/imagesTr``,
-``F/labelsTr`` and ``F/imagesTs``. A scan is a body (an ellipsoid, nothing around it) with an organ
-(class 1), a small lesion inside the organ (class 2), a vessel and, if asked for, lungs full of air and
-vessels. The same settings give the same files.
+``F/labelsTr``, ``F/imagesTs`` and, to compare with, ``F/labelsTs``. A scan is a body (an ellipsoid,
+nothing around it) with an organ (class 1), a small lesion inside the organ (class 2), a vessel and, if
+asked for, lungs full of air and vessels. The same settings give the same files.
 """
 
 from __future__ import annotations
@@ -93,8 +93,7 @@ def _tissues(shape_dhw: Sequence[int], phantom: Phantom, rng: np.random.Generato
     centre = extent * (np.array([0.5, 0.45, 0.38]) + rng.uniform(-0.05, 0.05, 3))
     radii = extent * np.array([0.24, 0.22, 0.2]) * rng.uniform(0.85, 1.15, 3)
     organ = ellipsoid(centre, radii, 0.12) & body
-    # as long as no axis of the scan has voxels coarser than the lesion
-    radius = np.full(3, max(0.35 * radii.min(), 1.5 * min(phantom.spacing_mm))) * rng.uniform(0.9, 1.1)
+    radius = np.full(3, max(0.45 * radii.min(), 2 * min(phantom.spacing_mm))) * rng.uniform(0.9, 1.1)
     lesion = ellipsoid(centre + rng.uniform(-0.35, 0.35, 3) * radii, radius) & organ
     bend = extent[1] * (0.72 + 0.05 * np.sin(grid[0] / extent[0] * np.pi * 2 + rng.uniform(0, 6)))
     vessel = (grid[1] - bend) ** 2 + (grid[2] - 0.6 * extent[2]) ** 2 < (0.05 * extent[2]) ** 2
@@ -132,18 +131,18 @@ def _unit(noise: np.ndarray) -> np.ndarray:
 def write_dataset(folder: Path, phantom: Phantom, *, cases: int, test_cases: int = 2) -> None:
     """Write a dataset of made-up scans; ``dataset.json`` comes last."""
     folder = Path(folder)
-    for name in ("imagesTr", "labelsTr", "imagesTs"):
+    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     training, test = [], []
     for index in range(cases + test_cases):
         image, label, geometry = draw(phantom, index)
-        case, images = f"phantom_{index:03d}", "imagesTr" if index < cases else "imagesTs"
-        files = _write_image(folder, images, case, image, geometry, phantom)
-        if index >= cases:
+        case, part = f"phantom_{index:03d}", "Tr" if index < cases else "Ts"
+        files = _write_image(folder, f"images{part}", case, image, geometry, phantom)
+        write_volume(folder / f"labels{part}" / f"{case}.nii.gz", label[0], geometry)
+        if part == "Tr":
+            training.append({"image": files, "label": f"./labelsTr/{case}.nii.gz"})
+        else:
             test.append(files)
-            continue
-        write_volume(folder / "labelsTr" / f"{case}.nii.gz", label[0], geometry)
-        training.append({"image": files, "label": f"./labelsTr/{case}.nii.gz"})
     contrasts = ["CT"] * phantom.channels if phantom.modality == "CT" else [f"MRI{i}" for i in range(phantom.channels)]
     description = {
         "name": folder.name,
@@ -180,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_preprocessing.phantom", description="Make up a dataset.")
     parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
     parser.add_argument("--cases", type=int, default=20, help="labelled scans (default 20)")
-    parser.add_argument("--test_cases", type=int, default=2, help="scans without label (default 2)")
+    parser.add_argument("--test_cases", type=int, default=2, help="scans listed without label (default 2)")
     parser.add_argument("--shape_dhw", type=int, nargs=3, default=default.shape_dhw, help="voxels D H W")
     parser.add_argument("--spacing_mm", type=float, nargs=3, default=default.spacing_mm, help="voxel size D H W")
     parser.add_argument("--modality", choices=("CT", "MRI"), default=default.modality)
@@ -197,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{cases} labelled and {test_cases} unlabelled scans in {folder}")
+    print(f"{cases} training and {test_cases} test scans in {folder}")
     return 0
 
 

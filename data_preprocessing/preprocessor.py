@@ -10,17 +10,17 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import joblib
 import numba
 import numpy as np
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from data_preprocessing.cases import CaseError, CaseInfo, Intensity, open_array, read_info, write_case
 from data_preprocessing.crop import crop, nonzero_box, pad_to
 from data_preprocessing.dataset import Scan, array_faults, read_scan
 from data_preprocessing.normalize import normalize, stored_range
+from data_preprocessing.parallel import each
 from data_preprocessing.plan import Plan
 from data_preprocessing.resample import anisotropic_axis, resample_image, resample_label, resampled_shape
 from data_preprocessing.volume import Geometry
@@ -154,8 +154,8 @@ def sample_foreground(label_1dhw: np.ndarray, counts: np.ndarray, *, seed: int) 
     wanted[0] = 0
     ranks = np.full((len(counts), FOREGROUND_VOXELS + 1), -1, np.int64)
     for value in np.flatnonzero(wanted):
-        many = wanted[value]
-        ranks[value, :many] = (np.arange(many) + rng.random(many)) * counts[value] / many
+        edges = np.arange(wanted[value] + 1) * counts[value] // wanted[value]
+        ranks[value, : wanted[value]] = rng.integers(edges[:-1], edges[1:])
     rows = np.empty((int(wanted.sum()), 4), np.int32)
     _pick(label_1dhw[0], ranks, rows)
     return rows
@@ -198,20 +198,10 @@ def run(
     Yields an outcome a scan, in the order in which they end; a bad case costs no other one.
 
     Raises:
-        PrepareError: where a process was killed, naming the cases that are missing.
+        WorkerError: where a process was killed.
     """
-    waiting = {scan.case for scan in scans}
-    work = (joblib.delayed(_process)(scan, plan, folder, pad_to_patch, float16) for scan in scans)
-    try:
-        for outcome in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work):
-            waiting.discard(outcome.case)
-            yield outcome
-    except TerminatedWorkerError as error:
-        names = ", ".join(sorted(waiting)[:jobs])
-        raise PrepareError(
-            f"a process was killed, most likely for want of memory; {len(waiting)} cases are missing, "
-            f"among them {names}: run the same command again with a smaller --n_jobs"
-        ) from error
+    work = partial(_process, plan=plan, folder=folder, pad_to_patch=pad_to_patch, float16=float16)
+    yield from each(work, scans, jobs)
 
 
 def _process(scan: Scan, plan: Plan, folder: Path, pad_to_patch: bool, float16: bool) -> Outcome:

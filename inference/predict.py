@@ -127,7 +127,7 @@ def _raw(scan: Scan, plan: Plan) -> Load:
     def load() -> tuple[np.ndarray, CaseInfo]:
         image, geometry, _ = read_scan(Scan(case=scan.case, images=scan.images))
         names = [path.name for path in scan.images]
-        prepared = prepare(image, geometry, plan, case=scan.case, pad_to_patch=False, images=names)
+        prepared = prepare(image, geometry, plan, case=scan.case, pad=False, images=names)
         return prepared.image_cdhw, prepared.info
 
     return load

@@ -86,6 +86,7 @@ class SlidingWindow:
         d, h, w = (1, *self.patch_size)[-3:]
         return d, h, w
 
+    @torch.no_grad()  # on a generator: in force while it runs, not while its consumer does
     def stream(
         self, image_cdhw: np.ndarray | Tensor, predictor: Predictor, *, device: torch.device | str = "cpu"
     ) -> Iterator[Slab]:
@@ -105,15 +106,14 @@ class SlidingWindow:
             raise WindowError(f"image of shape {tuple(image_cdhw.shape)} is not (C, D, H, W)")
         grid = _Grid.over(image_cdhw.shape[1:], self)
         blending = _Blending(grid, self, torch.device(device))
-        with torch.no_grad():
-            predict = _flat(predictor) if len(self.patch_size) == 2 else predictor
-            for group in grid.groups(self.batch_size):
-                if (slab := blending.finish_before(group[0][grid.axis])) is not None:
-                    yield slab
-                for corners in _pieces(group, self.batch_size):
-                    blending.add(predict(_gather(image_cdhw, grid, corners, blending.device)), corners)
-            if (slab := blending.finish_before(grid.padded[grid.axis])) is not None:
+        predict = _flat(predictor) if len(self.patch_size) == 2 else predictor
+        for group in grid.groups(self.batch_size):
+            if (slab := blending.finish_before(group[0][grid.axis])) is not None:
                 yield slab
+            for corners in _pieces(group, self.batch_size):
+                blending.add(predict(_gather(image_cdhw, grid, corners, blending.device)), corners)
+        if (slab := blending.finish_before(grid.padded[grid.axis])) is not None:
+            yield slab
 
     def scores(
         self, image_cdhw: np.ndarray | Tensor, predictor: Predictor, *, device: torch.device | str = "cpu"
@@ -267,9 +267,8 @@ def _gather(
     image_cdhw: np.ndarray | Tensor, grid: _Grid, corners: Sequence[tuple[int, ...]], device: torch.device
 ) -> Tensor:
     """Windows as one float32 batch on the device, zeros where they leave the volume."""
-    from_memory = isinstance(image_cdhw, np.ndarray)
-    pinned = device.type == "cuda" and (from_memory or image_cdhw.device.type == "cpu")
-    home = torch.device("cpu") if from_memory else image_cdhw.device
+    home = image_cdhw.device if isinstance(image_cdhw, Tensor) else torch.device("cpu")
+    pinned = device.type == "cuda" and home.type == "cpu"
     batch = torch.zeros(len(corners), image_cdhw.shape[0], *grid.window, device=home, pin_memory=pinned)
     for index, corner in enumerate(corners):
         source, target = [slice(None)], [slice(None)]
@@ -277,8 +276,10 @@ def _gather(
             low, high = max(0, start - before), min(n, start - before + side)
             source.append(slice(low, high))
             target.append(slice(low - start + before, high - start + before))
-        window = batch[index].numpy() if from_memory else batch[index]
-        window[tuple(target)] = image_cdhw[tuple(source)]
+        if isinstance(image_cdhw, np.ndarray):
+            batch[index].numpy()[tuple(target)] = image_cdhw[tuple(source)]
+        else:
+            batch[index][tuple(target)] = image_cdhw[tuple(source)]
     return batch.to(device, non_blocking=True)
 
 

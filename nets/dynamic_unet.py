@@ -62,6 +62,8 @@ class NetworkSettings:
     """Recompute a ResNet's activations in the backward pass: slower, and far less memory."""
 
     def __post_init__(self) -> None:
+        if self.filters is not None:  # a list, where the settings come from JSON
+            object.__setattr__(self, "filters", tuple(self.filters))
         faults = []
         if self.encoder not in ENCODERS:
             faults.append(f"encoder {self.encoder!r} is not one of {', '.join(ENCODERS)}")

@@ -57,10 +57,19 @@ class Weights:
     content: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def resnet(self) -> tuple[int, Shortcut] | None:
+        """Depth and shortcut where the encoder is a ResNet. Raises WeightsError for an unknown one."""
+        return resnet_kind(self.tensors)
+
+    @property
+    def stages(self) -> int:
+        """Stages of the encoder."""
+        return count_stages(self.tensors)
+
+    @property
     def title(self) -> str:
         """For messages: format, and depth and shortcut of a ResNet."""
-        resnet = resnet_kind(self.tensors)
-        return TITLES[self.format] + (f" (ResNet-{resnet[0]}, shortcut {resnet[1]})" if resnet else "")
+        return TITLES[self.format] + (f", ResNet-{self.resnet[0]}, shortcut {self.resnet[1]}" if self.resnet else "")
 
 
 def read_weights(path: Path, *, weights_axes: WeightsAxes = "dhw") -> Weights:
@@ -200,3 +209,8 @@ def resnet_kind(tensors: dict[str, Tensor]) -> tuple[int, Shortcut] | None:
     if not depths:
         raise WeightsError(f"a ResNet of {blocks} blocks is none of the known depths {', '.join(map(str, BLOCKS))}")
     return depths[0], "B" if "encoder.stages.2.0.skip.conv.weight" in tensors else "A"
+
+
+def count_stages(tensors: dict[str, Tensor]) -> int:
+    """Stages of an encoder under our names."""
+    return len({name.split(".")[2] for name in tensors if name.startswith("encoder.stages.")})

@@ -20,9 +20,8 @@ A ResNet into a ResNet must have the same depth and shortcut: other blocks would
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,76 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from nets.adapt import adapt_conv, adapt_up, adapt_vector
-from nets.formats import Weights, WeightsAxes, WeightsError, read_weights, resnet_kind
-from nets.names import rename
+from nets.formats import Weights, WeightsAxes, WeightsError, count_stages, read_weights, resnet_kind
+from nets.report import Action, Entry, Report
 
 Transfer = Literal["encoder", "all"]
-Action = Literal["taken", "adapted", "left"]
 MIN_COVERAGE = 0.5
 
 _NORM = ".norm_act.norm."
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What became of one parameter: ``used`` of its ``size`` numbers come from the file."""
-
-    name: str
-    action: Action
-    reason: str
-    size: int
-    used: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What was transferred; ``str()`` is for people, :meth:`lines` for every parameter."""
-
-    title: str
-    path: Path
-    entries: tuple[Entry, ...]
-    dropped: tuple[str, ...] = ()
-    """Biases of the file that a normalisation behind them takes away."""
-    unused: tuple[str, ...] = ()
-    """Other weights of the file that found no place."""
-
-    @property
-    def encoder_coverage(self) -> float:
-        """Share of the encoder's numbers that come from the file, 0 to 1."""
-        return _coverage([e for e in self.entries if e.name.startswith("encoder.")])
-
-    @property
-    def coverage(self) -> float:
-        """Share of all the network's numbers that come from the file, 0 to 1."""
-        return _coverage(self.entries)
-
-    def lines(self) -> list[str]:
-        """One line a parameter."""
-        return [f"{e.action:7} {100 * e.used / max(e.size, 1):5.1f} %  {e.name}: {e.reason}" for e in self.entries]
-
-    def __str__(self) -> str:
-        groups: Counter[tuple[str, str]] = Counter()
-        numbers: Counter[tuple[str, str]] = Counter()
-        for entry in self.entries:
-            groups[entry.action, entry.reason] += 1
-            numbers[entry.action, entry.reason] += entry.size
-        text = [
-            f"{self.path}: {self.title}; {100 * self.encoder_coverage:.1f} % of the encoder and "
-            f"{100 * self.coverage:.1f} % of all parameters come from it"
-        ]
-        for (action, reason), count in sorted(groups.items(), key=lambda item: "taken adapted left".find(item[0][0])):
-            text.append(f"  {action:7} {count:4} tensors, {numbers[action, reason]:>11,} numbers: {reason}")
-        if self.dropped:
-            text.append(f"  dropped {len(self.dropped):4} biases before a normalisation, where they change nothing")
-        if self.unused:
-            names = ", ".join(self.unused[:3]) + (", ..." if len(self.unused) > 3 else "")
-            text.append(f"  unused  {len(self.unused):4} tensors of the file: {names}")
-        return "\n".join(text)
-
-
-def _coverage(entries: list[Entry] | tuple[Entry, ...]) -> float:
-    return sum(e.used for e in entries) / max(sum(e.size for e in entries), 1)
 
 
 def load_pretrained(
@@ -126,34 +63,32 @@ def load_pretrained(
     if not isinstance(weights, Weights):
         weights = read_weights(weights, weights_axes=weights_axes)
     state = net.state_dict()
-    names = _our_names(state)
-    _check_resnets(weights, {ours: state[key] for key, ours in names.items()})
-    plan = _Transfer(weights.tensors, {ours: state[key] for key, ours in names.items()}, transfer)
-    plan.run()
+    keys = {key.removeprefix("net."): key for key in state}  # our name -> key in this network
+    target = {name: state[key] for name, key in keys.items()}
+    _check_resnets(weights, target)
+    transferred = _Transfer(weights.tensors, target, transfer)
     report = Report(
         title=weights.title,
         path=weights.path,
-        entries=tuple(plan.entries),
-        dropped=plan.dropped(),
-        unused=(*plan.unused(), *weights.unknown),
+        entries=tuple(replace(entry, name=keys[entry.name]) for entry in transferred.entries),
+        dropped=transferred.dropped(),
+        unused=(*transferred.unused(), *weights.unknown),
     )
     if report.encoder_coverage < min_coverage:
-        raise WeightsError(
-            f"{weights.path} ({weights.title}) fills {100 * report.encoder_coverage:.0f} % of this encoder, less than "
-            f"the {100 * min_coverage:.0f} % of --min_coverage: choose the network that it was made for, "
-            "a smaller --depth, or lower --min_coverage"
-        )
-    net.load_state_dict({key: plan.result[ours] for key, ours in names.items()} | _rest(state, names))
+        raise WeightsError(_too_little(weights, report, target, min_coverage))
+    net.load_state_dict({keys[name]: value for name, value in transferred.result.items()})
     return report
 
 
-def _our_names(state: dict[str, Tensor]) -> dict[str, str]:
-    """Key -> name without wrappers, for the keys that a transfer can fill."""
-    return {key: name for key in state for name in rename({key.removeprefix("net."): state[key]}, "own")[0]}
-
-
-def _rest(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if key not in names}
+def _too_little(weights: Weights, report: Report, target: dict[str, Tensor], min_coverage: float) -> str:
+    stages = count_stages(target)
+    remedy = "choose the network that it was made for"
+    if stages > weights.stages and not weights.resnet:
+        remedy = f"it has {weights.stages} stages and this network {stages}: take --depth {weights.stages - 1}"
+    return (
+        f"{weights.path} ({weights.title}) fills {100 * report.encoder_coverage:.0f} % of this encoder, less than the "
+        f"{100 * min_coverage:.0f} % of --min_coverage; {remedy}, or lower --min_coverage"
+    )
 
 
 def _check_resnets(weights: Weights, target: dict[str, Tensor]) -> None:
@@ -213,15 +148,15 @@ class _Transfer:
         )
         by_role = {role: layer for layer, role in theirs.items()}
         self.partner = {layer: by_role[role] for layer, role in ours.items() if role in by_role}
-
-    def run(self) -> None:
-        for name in self.target:
+        if stems[0] != stems[1]:  # at full resolution a ResNet's skip is the image, others' are features
+            self.partner.pop("decoder.0.convs.0", None)
+        for name in target:
             self._fill(name)
 
     def dropped(self) -> tuple[str, ...]:
         """Biases of the file before a normalisation, where our layer needs none."""
-        used = {self.partner[_split(name)[0]] for name in self.target if _split(name)[0] in self.partner}
-        return tuple(n for n in self.source if n.endswith(".conv.bias") and n[:-10] in used and n not in self.found)
+        biases = {f"{_split(name)[0]}.conv.bias" for name in self.found if name.endswith(".conv.weight")}
+        return tuple(name for name in self.source if name in biases - self.found)
 
     def unused(self) -> tuple[str, ...]:
         """Other parameters of the file that found no place."""

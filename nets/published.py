@@ -11,7 +11,7 @@ from data_preprocessing.plan import Plan, PlanError, Topology
 from nets.build import build_classifier, build_network
 from nets.dynamic_unet import DynamicUNet, NetworkSettings
 from nets.encoders import UNetEncoder
-from nets.formats import Weights, WeightsError, resnet_kind
+from nets.formats import Weights, WeightsError
 from nets.genesis_unet import KERAS_EPS, GenesisUNet, semantic_genesis_net
 from nets.heads import ClassificationHead, TwoHeaded
 from nets.pretrained import load_pretrained
@@ -42,7 +42,7 @@ def _blank(weights: Weights) -> nn.Module:
         return _nnunet(weights)
     channels = _shape(weights, "encoder.stages.0.0.conv.weight")[1]
     if weights.format == "resnet":
-        kind = resnet_kind(weights.tensors)
+        kind = weights.resnet
         if kind is None:
             raise WeightsError(f"{weights.path} is laid out like a ResNet, but its stem is not 7 voxels wide")
         head = _shape(weights, "conv_seg.6.weight")

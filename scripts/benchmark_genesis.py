@@ -22,9 +22,10 @@ BEZIER_POINTS = 100_000
 def loop_shuffle(x: np.ndarray, rng: np.random.Generator, windows: int) -> np.ndarray:
     """Local shuffling of a (D, H, W) patch."""
     out = x.copy()
-    for _ in range(windows):
-        size = [int(rng.integers(1, max(1, n // 10) + 1)) for n in x.shape]
-        start = [int(rng.integers(0, n - s + 1)) for n, s in zip(x.shape, size, strict=True)]
+    longest = np.maximum(1, np.array(x.shape) // 10)
+    sizes = rng.integers(1, longest + 1, (windows, 3))
+    starts = rng.integers(0, np.array(x.shape) - sizes + 1)
+    for size, start in zip(sizes.tolist(), starts.tolist(), strict=True):
         box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
         voxels = x[box].flatten()
         rng.shuffle(voxels)

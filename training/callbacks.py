@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training.dllogger_backend import RunLogger
 
@@ -166,4 +166,4 @@ class Profile(Callback):
     def _report(self, profiler: torch.profiler.profile) -> None:
         profiler.export_chrome_trace(str(self.folder / "trace.json"))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        rank_zero_info(profiler.key_averages().table(sort_by=order, row_limit=10, max_name_column_width=60))
+        print(profiler.key_averages().table(sort_by=order, row_limit=10, max_name_column_width=60))

@@ -64,10 +64,10 @@ def _surfaces(
     for axis in range(3):
         inside = np.flatnonzero(either.any(axis=tuple(other for other in range(3) if other != axis)))
         box.append(slice(inside[0], inside[-1] + 1))
-    masks = [torch.from_numpy(np.pad(mask[tuple(box)], 1))[None, None] for mask in (predicted, true)]
+    first, second = (torch.from_numpy(np.pad(mask[tuple(box)], 1))[None, None] for mask in (predicted, true))
     spacing = [float(length) for length in spacing_mm]
-    hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing)
-    surface = compute_surface_dice(*masks, [tolerance_mm], include_background=True, spacing=spacing)
+    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
+    surface = compute_surface_dice(first, second, [tolerance_mm], include_background=True, spacing=spacing)
     return float(hd95), float(surface)
 
 

@@ -44,7 +44,11 @@ def run_graph(graph: Graph, *arrays: np.ndarray, device: str = "cpu", layout: st
 
 def random_affine(seed: int, sides: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     sampler = PatchSampler(
-        seed=seed, n_cases=1, batch_size=1, steps_per_epoch=1, patch_dhw=sides,
+        seed=seed,
+        n_cases=1,
+        batch_size=1,
+        steps_per_epoch=1,
+        patch_dhw=sides,
         mirror_axes=(0, 1, 2),
         in_plane=sides[0] == 1,
         augmentation=Settings().only("rotation", "scaling", "mirror"),

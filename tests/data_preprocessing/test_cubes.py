@@ -55,7 +55,9 @@ def test_filter_keeps_lung_and_leaves_tissue_out() -> None:
     cubes, _ = cu.cut_cubes(image, settings, np.random.default_rng(0))
     assert cubes.shape == (20, 16, 12, 8)
     assert (cubes >= 0.425).mean() < 0.15
-    without, _ = cu.cut_cubes(image, cu.CubeSettings(**{**vars(settings), "tissue_filter": False}), np.random.default_rng(0))
+    without, _ = cu.cut_cubes(
+        image, cu.CubeSettings(**{**vars(settings), "tissue_filter": False}), np.random.default_rng(0)
+    )
     assert (without >= 0.425).mean() > 0.2
     none, _ = cu.cut_cubes(np.full((24, 60, 40), 50.0), settings, np.random.default_rng(0))
     assert none.shape == (0, 16, 12, 8)

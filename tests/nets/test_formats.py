@@ -110,7 +110,7 @@ def test_files_that_are_no_weights_are_named(tmp_path):
         read_weights(tmp_path / "other.pt")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["dense/dense/kernel:0"] = np.zeros((2, 2))
-    with pytest.raises(WeightsError, match="other.h5 is an HDF5 file, but not Models Genesis'"):
+    with pytest.raises(WeightsError, match=r"other.h5 is an HDF5 file, but not Models Genesis'"):
         read_weights(tmp_path / "other.h5")
 
 

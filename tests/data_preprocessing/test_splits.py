@@ -1,0 +1,20 @@
+"""Folds."""
+
+import pytest
+
+from data_preprocessing.splits import SplitError, split
+
+
+def test_folds_share_out_all_cases_whatever_their_order():
+    cases = [f"case_{i:02d}" for i in range(13)]
+    parts = [split(cases[::-1], 5, fold) for fold in range(5)]
+    assert sorted(case for _, validation in parts for case in validation) == cases
+    assert all(sorted(train + validation) == cases for train, validation in parts)
+    assert split(cases, 5, 0)[1] == ["case_00", "case_07", "case_09"]  # KFold(5, shuffle, random_state=12345)
+
+
+def test_impossible_folds_are_refused():
+    with pytest.raises(SplitError, match="2 cases cannot make 5 folds"):
+        split(["a", "b"], 5, 0)
+    with pytest.raises(SplitError, match="--fold 5 is not among the 5 folds"):
+        split([str(i) for i in range(9)], 5, 5)

@@ -1,0 +1,138 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+from inference.sliding_window import SlidingWindow, WindowError, axis_starts, importance
+from inference.tta import flip_average, probabilities
+
+
+def ramp(windows: torch.Tensor) -> torch.Tensor:
+    """Two classes whose scores depend on the place within the window, so that blending shows."""
+    weights = torch.linspace(0, 1, windows.shape[-1])
+    return torch.cat([windows * 2 + weights, windows.roll(1, -1) * weights], dim=1)
+
+
+def volume(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 20), (30, 16, 20), (5, 40, 9), (5, 6, 7)])
+@pytest.mark.parametrize("blend", ["gaussian", "constant"])
+@pytest.mark.parametrize(("overlap", "batch_size"), itertools.product((0.0, 0.5, 0.7), (1, 3, 7)))
+def test_scores_equal_monai(shape, blend, overlap, batch_size):
+    image, patch = volume(shape), (8, 8, 12)
+    windows = SlidingWindow(patch_size=patch, overlap=overlap, blend=blend, batch_size=batch_size)
+    expected = sliding_window_inference(image[None], patch, 4, ramp, overlap=overlap, mode=blend)[0]
+    assert (windows.scores(image.numpy(), ramp) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_2d_network_sees_every_slice(batch_size):
+    image = volume((12, 16, 20))
+    slices = [image[None, :, d] for d in range(12)]
+    expected = [sliding_window_inference(x, (8, 12), 4, ramp, overlap=0.5, mode="gaussian")[0] for x in slices]
+    windows = SlidingWindow(patch_size=(8, 12), batch_size=batch_size)
+    assert (windows.scores(image, ramp) - torch.stack(expected, dim=1)).abs().max() < 1e-5
+
+
+def test_slabs_follow_each_other_along_the_longest_axis():
+    slabs = [(s.axis, s.start, s.stop) for s in SlidingWindow(patch_size=(8, 8, 8)).stream(volume((12, 16, 20)), ramp)]
+    assert slabs == [(2, 0, 4), (2, 4, 8), (2, 8, 12), (2, 12, 20)]
+
+
+def test_scores_take_one_slab_and_not_the_volume(monkeypatch):
+    """Elements of every tensor made while streaming: at most two slabs of sums and weights, and a batch."""
+    made = []
+    for name in ("zeros", "empty"):
+        real = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, real=real, **k: made.append(out := real(*a, **k)) or out)
+    new_zeros = torch.Tensor.new_zeros
+    monkeypatch.setattr(torch.Tensor, "new_zeros", lambda *a, **k: made.append(out := new_zeros(*a, **k)) or out)
+
+    classes, long = 16, 400
+    image = np.zeros((1, 16, long, 16), np.float32)
+    windows = SlidingWindow(patch_size=(16, 8, 16), batch_size=1)
+    largest_slab = 0
+    for slab in windows.stream(image, lambda x: x.expand(-1, classes, -1, -1, -1)):
+        largest_slab = max(largest_slab, slab.scores_cdhw.numel())
+    buffers = max(tensor.untyped_storage().nbytes() // 4 for tensor in made)
+    assert buffers == classes * 16 * 8 * 16  # one window deep, where the volume is 50
+    assert largest_slab <= buffers
+
+
+def test_only_windows_are_read_from_a_memory_map(tmp_path):
+    image = volume((12, 16, 20)).numpy().astype(np.float16)
+    np.save(tmp_path / "x.npy", image)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    windows = SlidingWindow(patch_size=(8, 8, 8))
+    assert torch.equal(windows.scores(mapped, ramp), windows.scores(image, ramp))
+
+
+def test_window_places_end_with_the_volume():
+    assert axis_starts(20, 8, 0.5) == (0, 4, 8, 12)
+    assert axis_starts(21, 8, 0.5) == (0, 4, 8, 12, 13)
+    assert axis_starts(5, 8, 0.5) == (0,)
+
+
+def test_importance_is_least_in_the_corner():
+    weight = importance((9, 9, 9), "gaussian")
+    assert weight[4, 4, 4] == 1
+    assert weight[0, 0, 0] == pytest.approx(1e-3)
+
+
+def test_faults_come_together():
+    with pytest.raises(WindowError, match=r"patch size \(0, 4\).*overlap 1.*batch size 0"):
+        SlidingWindow(patch_size=(0, 4), overlap=1.0, batch_size=0)
+
+
+def test_a_network_that_changes_the_sides_is_named():
+    with pytest.raises(WindowError, match=r"windows of \(8, 8, 8\) came back from the network as \(4, 4, 4\)"):
+        SlidingWindow(patch_size=(8, 8, 8)).scores(volume((12, 16, 20)), lambda x: x[..., ::2, ::2, ::2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_scores_on_the_gpu_equal_the_cpus():
+    windows = SlidingWindow(patch_size=(8, 8, 12))
+
+    def predictor(x):
+        return torch.cat([x * 2, x.roll(1, -1)], dim=1)
+
+    image = volume((12, 16, 20)).numpy()
+    on_device = windows.scores(image, predictor, device="cuda")
+    assert on_device.device.type == "cuda"
+    assert (on_device.cpu() - windows.scores(image, predictor)).abs().max() < 1e-5
+
+
+def test_softmax_is_applied_once_before_blending():
+    logits = SlidingWindow(patch_size=(8, 8, 8)).scores(volume((12, 16, 20)), probabilities(ramp, exclusive=True))
+    assert (logits.sum(dim=0) - 1).abs().max() < 1e-5
+
+
+def test_flips_see_each_window_once_a_combination():
+    calls = []
+
+    def counted(x):
+        calls.append(x)
+        return ramp(x)
+
+    image = volume((8, 8, 8))[None]
+    mean = flip_average(counted, (0, 2))(image)
+    expected = sum(ramp(image.flip(f)).flip(f) for f in ([], [2], [4], [2, 4])) / 4
+    assert len(calls) == 4
+    assert (mean - expected).abs().max() < 1e-6
+
+
+def test_gradients_are_off_in_the_network_and_untouched_outside():
+    states = []
+
+    def predictor(x):
+        states.append(torch.is_grad_enabled())
+        return x
+
+    for _ in SlidingWindow(patch_size=(8, 8, 8)).stream(volume((12, 16, 20)), predictor):
+        assert torch.is_grad_enabled()
+    assert not any(states)
