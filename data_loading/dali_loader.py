@@ -26,11 +26,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 Node = Any  # DALI's DataNode
 Batch = dict[str, torch.Tensor]
-TORCH_TYPES = {
-    types.DALIDataType.FLOAT: torch.float32,
-    types.DALIDataType.UINT8: torch.uint8,
-    types.DALIDataType.INT64: torch.int64,
-}
+TORCH_TYPES = {types.DALIDataType.FLOAT: torch.float32, types.DALIDataType.UINT8: torch.uint8}
 
 
 class LoaderError(ValueError):

@@ -159,7 +159,7 @@ def curve_table(x1, y1, x2, y2, inverted):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@njit(nogil=True, cache=True)
 def look_up(image, table, low, high):  # type: ignore[no-untyped-def]
     """The table's curve, drawn over [low, high], applied to every voxel; values outside meet its ends."""
     out = np.empty_like(image)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,12 @@ class VolumeLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending = [ahead.submit(self._read, case) for case in self.cases[:1]]
-            for following in (*self.cases[1:], None):
+            pending: Future[dict[str, Any]] | None = None
+            for following in (*self.cases, None):
                 begin = time.perf_counter()
-                item = pending.pop().result() if pending else None
+                item = pending.result() if pending else None
                 self.wait_seconds += time.perf_counter() - begin
-                if following is not None:
-                    pending.append(ahead.submit(self._read, following))
+                pending = ahead.submit(self._read, following) if following else None
                 if item is not None:
                     yield item
 

@@ -42,7 +42,8 @@ def adapt_conv(
         parts: where the input is a concatenation, (source's, target's) channels of each part.
 
     Returns:
-        The kernel, and how many of its numbers come from the source.
+        The kernel, and how many of its numbers the source decides: all those of the old outputs, with
+        the zeros that keep them what they were.
     """
     source = _fit_kernel(_fit_dim(source, target.ndim - 2, up=False), target.shape[2:])
     if image and source.shape[1] != target.shape[1]:
@@ -51,12 +52,12 @@ def adapt_conv(
     out = min(source.shape[0], target.shape[0])
     fitted = target.detach().clone()
     fitted[:out] = 0.0
-    used = from_source = from_target = 0
+    from_source = from_target = 0
     for theirs, ours in parts or [(source.shape[1], target.shape[1])]:
         both = min(theirs, ours)
         fitted[:out, from_target : from_target + both] = source[:out, from_source : from_source + both]
-        from_source, from_target, used = from_source + theirs, from_target + ours, used + both
-    return fitted, out * used * math.prod(target.shape[2:])
+        from_source, from_target = from_source + theirs, from_target + ours
+    return fitted, out * math.prod(target.shape[1:])
 
 
 def adapt_up(source: Tensor, target: Tensor) -> tuple[Tensor, int]:
@@ -70,7 +71,7 @@ def adapt_up(source: Tensor, target: Tensor) -> tuple[Tensor, int]:
     fitted = target.detach().clone()
     fitted[:, :out] = 0.0
     fitted[:below, :out] = source[:below, :out]
-    return fitted, below * out * math.prod(target.shape[2:])
+    return fitted, target.shape[0] * out * math.prod(target.shape[2:])
 
 
 def adapt_vector(source: Tensor, target: Tensor) -> tuple[Tensor, int]:

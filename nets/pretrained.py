@@ -200,6 +200,7 @@ class _Transfer:
             source = self._mean_without_bias(self.partner[layer], layer, source)
         if source.shape == target.shape:
             return source, target.numel(), "the same shape"
+        image = re.fullmatch(r"encoder\.stages\.0\.0(\.convs\.0|\.skip)?", layer) is not None
         if source.ndim == 1:
             value, used = adapt_vector(source, target)
         elif source.ndim == 2:
@@ -207,9 +208,8 @@ class _Transfer:
         elif layer.endswith(".up") or layer == "conv_seg.0":
             value, used = adapt_up(source, target)
         else:
-            image = re.fullmatch(r"encoder\.stages\.0\.0(\.convs\.0|\.skip)?", layer) is not None
             value, used = adapt_conv(source, target, image=image, parts=self._parts(layer))
-        return value, used, f"{_shape(source)} to {_shape(target)}"
+        return value, used, _change(source.shape, target.shape, image)
 
     def _parts(self, layer: str) -> list[tuple[int, int]] | None:
         """(file's, ours) channels of up-sampling and skip before a decoder's first convolution."""
@@ -249,5 +249,17 @@ def _decides(layer: str) -> bool:
     return layer.startswith("head") or layer == "conv_seg.6"
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
+def _change(theirs: torch.Size, ours: torch.Size, image: bool) -> str:
+    """What was fitted, in words: ``kernel 3x3x3 to 3x3, fewer channels``."""
+    changes = []
+    if theirs[2:] != ours[2:]:
+        changes.append("kernel {} to {}".format(*("x".join(map(str, sides[2:])) for sides in (theirs, ours))))
+    counted = slice(0, 1) if image else slice(0, 2)  # the image's channels are said apart
+    if image and theirs[1:2] != ours[1:2]:
+        changes.append(f"{theirs[1]} to {ours[1]} channels of the image")
+    pairs = list(zip(theirs[counted], ours[counted], strict=True))
+    if any(a > b for a, b in pairs):
+        changes.append("fewer channels")
+    if any(a < b for a, b in pairs):
+        changes.append("more channels")
+    return ", ".join(changes)

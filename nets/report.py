@@ -13,7 +13,7 @@ Action = Literal["taken", "adapted", "left"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What became of a parameter of the network: ``used`` of its ``size`` numbers come from the file."""
+    """What became of a parameter of the network: the file decides ``used`` of its ``size`` numbers."""
 
     name: str
     action: Action

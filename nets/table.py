@@ -56,7 +56,7 @@ def measure(
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() / GIB if cuda else _peak() - before
-    return parameter_count(net.encoder), parameter_count(net), peak, seconds
+    return parameter_count(net.get_submodule("encoder")), parameter_count(net), peak, seconds
 
 
 def _peak() -> float:

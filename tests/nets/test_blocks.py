@@ -49,3 +49,21 @@ def test_up_block_puts_the_skip_behind():
     out = block(torch.randn(1, 6, 4, 5), skip)
     assert out.shape == (1, 5, 4, 10)
     torch.testing.assert_close(out[:, 3:], skip)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_channels_last_on_a_cpu_normalises_to_the_same_numbers(dim):
+    x = torch.randn(3, 4, 6, 8, 10)[:, :, 0] if dim == 2 else torch.randn(3, 4, 6, 8, 10)
+    layout = torch.channels_last if dim == 2 else torch.channels_last_3d
+    layer = NormAct(make_norm("instance", 4, dim), 0.01)
+    torch.nn.init.normal_(layer.norm.weight)
+    torch.nn.init.normal_(layer.norm.bias)
+    last = x.contiguous(memory_format=layout).requires_grad_()
+    plain = x.contiguous().requires_grad_()
+    out = layer(last)
+    torch.testing.assert_close(out, layer(plain))
+    assert out.is_contiguous(memory_format=layout)
+    weights = torch.randn_like(x)
+    (out * weights).sum().backward()
+    (layer(plain) * weights).sum().backward()
+    torch.testing.assert_close(last.grad, plain.grad, atol=1e-4, rtol=1e-4)
