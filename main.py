@@ -58,8 +58,8 @@ def train(settings: MainSettings) -> int:
     plan = Plan.load(settings.folder)
     if len(plan.labels) < 2:
         raise CaseError(f"{settings.folder} has no labels: training a segmentation needs them")
-    mirror_axes = tuple(range(plan.dim)) if settings.mirror_axes is None else settings.mirror_axes
-    plan = plan.with_(mirror_axes=mirror_axes)
+    if settings.mirror_axes is not None:
+        plan = plan.with_(mirror_axes=settings.mirror_axes)
     cases = list_cases(settings.folder)
     train_cases, val_cases = split(cases, settings.nfolds, settings.fold)
     resume = find_resumable(settings)

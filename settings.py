@@ -190,7 +190,7 @@ class MainSettings:
     steps_per_epoch: int | None = setting(None, "steps of an epoch; None: one patch a case")
     augment: Literal["nnunet", "none"] = setting("nnunet", "augmentations besides cropping and mirroring")
     mirror_axes: tuple[int, ...] | None = setting(
-        None, "spatial axes to mirror in training, 0 the first of the patch; nothing after it: none; None: all"
+        None, "spatial axes that training mirrors, 0 the first of the patch; no number: none; None: as the plan says"
     )
 
     depth: int = setting(5, "the most down-samplings")
