@@ -21,6 +21,7 @@ CONV_TRANSPOSED: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORM: Layers = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 MAX_POOL: Layers = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 class NetworkError(ValueError):
@@ -62,7 +63,7 @@ class NormAct(nn.Module):
             isinstance(self.norm, (nn.InstanceNorm2d, nn.InstanceNorm3d))
             and x.device.type == "cpu"
             and not x.is_contiguous()
-            and x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+            and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
         )
 
     def extra_repr(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from data_preprocessing.plan import Plan
-from nets.blocks import NetworkError
-from nets.dynamic_unet import DynamicUNet, NetworkSettings, build_unet
+from nets.blocks import CHANNELS_LAST
+from nets.dynamic_unet import DynamicUNet, NetworkSettings, build_unet, check_sides
 from nets.encoders import Encoder
 from nets.genesis_unet import GenesisUNet
 from nets.heads import ClassificationHead, Classifier, TwoHeaded
@@ -19,9 +19,9 @@ def build_network(
         PlanError, NetworkError: where plan and settings fit no network.
     """
     if settings.encoder == "genesis":
-        if settings.deep_supervision:
-            raise NetworkError("the published Genesis network has one head: leave --deep_supervision off")
-        return GenesisUNet(plan.in_channels, plan.n_class if out_channels is None else out_channels, dim=plan.dim)
+        net = GenesisUNet(plan.in_channels, plan.n_class if out_channels is None else out_channels, dim=plan.dim)
+        check_sides(plan.patch_size, net.total_stride)
+        return net.to(memory_format=CHANNELS_LAST[plan.dim]) if settings.channels_last else net  # type: ignore[call-overload]
     return build_unet(plan, settings, out_channels=out_channels)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data_preprocessing.plan import Plan, Topology, topology
-from nets.blocks import CONV, ConvNormAct, NetworkError, Norm, UpBlock, initialise
+from nets.blocks import CHANNELS_LAST, CONV, ConvNormAct, NetworkError, Norm, UpBlock, initialise
 from nets.encoders import Encoder, UNetEncoder
 from nets.resnet import BLOCKS, ResNetEncoder, Shortcut, resnet_strides
 
@@ -73,6 +73,8 @@ class NetworkSettings:
             faults.append(f"shortcut, dilated and checkpoint_activations belong to ResNets, not to {self.encoder!r}")
         if self.encoder != "unet" and self.res_block:
             faults.append(f"res_block belongs to the encoder unet, not to {self.encoder!r}")
+        if self.encoder == "genesis" and (self.filters or self.more_chn or self.deep_supervision):
+            faults.append("filters, more_chn and deep_supervision do not change the published network genesis")
         if self.depth < 1:
             faults.append(f"depth {self.depth} is below 1")
         if self.min_fmap < 1:
@@ -149,7 +151,7 @@ class DynamicUNet(nn.Module):
         initialise(self, slope)
         self.memory_format = torch.contiguous_format
         if settings.channels_last:
-            self.memory_format = torch.channels_last if self.dim == 2 else torch.channels_last_3d
+            self.memory_format = CHANNELS_LAST[self.dim]
             self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -190,7 +192,7 @@ def check_sides(sides: Sequence[int], total_stride: Sequence[int]) -> None:
         fit = tuple(math.ceil(side / stride) * stride for side, stride in zip(sides, total_stride, strict=True))
         raise PatchSizeError(
             f"patch sides {tuple(sides)} must be multiples of the network's total stride {tuple(total_stride)}: "
-            f"take {fit}, or lower --depth"
+            f"take {fit}, or a shallower network"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,12 +134,10 @@ def load_safely(path: Path) -> dict[str, Any]:
 
 def _numpy_scalars() -> list[Any]:
     """What a pickled NumPy number needs, under its names in NumPy 1 and 2."""
-    import _codecs
-
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
-    return [*((scalar, name) for name in names), np.dtype, *dtypes, (_codecs.encode, "_codecs.encode")]
+    return [*((scalar, name) for name in names), np.dtype, *dtypes, (codecs.encode, "_codecs.encode")]
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from made_plans import make_plan
 
 from data_preprocessing.plan import PlanError, topology
 from nets.blocks import NetworkError
+from nets.build import build_network
 from nets.dynamic_unet import DynamicUNet, NetworkSettings, PatchSizeError, build_unet
 from nets.encoders import Encoder, UNetEncoder
 
@@ -57,6 +58,12 @@ def test_bad_settings_are_reported_together():
         NetworkSettings(depth=0, norm="layer")
     with pytest.raises(PlanError, match="4 stages need as many filters"):
         build_unet(make_plan((40, 56, 40)), NetworkSettings(filters=(8, 16)))
+    with pytest.raises(NetworkError, match=r"res_block belongs to .*'genesis'; filters, more_chn and"):
+        NetworkSettings(encoder="genesis", res_block=True, filters=(8, 8))
+    with pytest.raises(NetworkError, match="shortcut, dilated and checkpoint_activations belong to ResNets"):
+        NetworkSettings(dilated=True)
+    with pytest.raises(PatchSizeError, match=r"\(12, 16, 20\) must be multiples .* take \(16, 16, 24\)"):
+        build_network(make_plan((12, 16, 20)), NetworkSettings(encoder="genesis"))
     with pytest.raises(NetworkError, match="cannot be halved"):
         build_unet(make_plan((7, 7, 7)), NetworkSettings())
 
@@ -123,6 +130,23 @@ def test_decathlon_plans_fit_their_networks():
             net = build_unet(make_plan(tuple(patch), spacing=tuple(full)), NetworkSettings())
             (logits,) = net(torch.empty(1, 1, *patch))
         assert tuple(logits.shape) == (1, 3, *patch), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("encoder", ["unet", "genesis", "resnet18"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_gpu_gives_the_same_numbers(encoder, channels_last):
+    torch.backends.cudnn.allow_tf32 = False
+    net = build_network(make_plan((32, 48, 64)), NetworkSettings(encoder=encoder, channels_last=channels_last)).eval()
+    x = torch.randn(2, 1, 32, 48, 64)
+    with torch.no_grad():
+        expected = net(x)[0]
+        on_gpu = net.cuda()(x.cuda())[0].cpu()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            mixed = net(x.cuda())[0].float().cpu()
+    torch.testing.assert_close(on_gpu, expected, atol=2e-3, rtol=2e-3)
+    assert (mixed - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 def test_compiles_without_a_graph_break():
