@@ -1,7 +1,8 @@
 """Settings of every command: frozen dataclasses whose fields are the command-line flags.
 
 ``parse`` makes the flags from the fields, reads ``--config``, and checks everything together, so that
-all faults come in one message. Flags on the command line win over the file, the file over the defaults.
+all faults come in one message. Flags on the command line win over the file, the file over a ``--preset``,
+and the preset over the defaults.
 """
 
 from __future__ import annotations
@@ -18,6 +19,26 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
 S = TypeVar("S")
+
+ENCODERS = ("unet", "genesis", *(f"resnet{depth}" for depth in (10, 18, 34, 50, 101, 152, 200)))
+
+# Published pre-trainings (arXiv:1908.06912 and its code), one cube of 64x64x32 (W, H, D) a patch.
+_PUBLISHED_SGD = {
+    "exec_mode": "pretrain",
+    "patch_size": (32, 64, 64),
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "scheduler": "step",
+}
+PRESETS: dict[str | None, dict[str, Any]] = {
+    "models_genesis": _PUBLISHED_SGD
+    | {"encoder": "genesis", "batch_size": 6, "learning_rate": 1.0, "patience": 50, "step_epochs": 40, "epochs": 10000},
+    "genesis_nnunet": _PUBLISHED_SGD
+    | {"batch_size": 64, "learning_rate": 0.1, "patience": 20, "step_epochs": 12, "epochs": 1000}
+    | {"z_score": (-775.8457, 251.9326), "outputs": 2},
+}
 
 
 class SettingsError(ValueError):
@@ -57,7 +78,7 @@ def parse(kind: type[S], argv: Sequence[str] | None, description: str) -> S:
     try:
         if given.get("config"):
             given = _read_config(kind, types_, Path(given["config"])) | given
-        return kind(**given)
+        return kind(**PRESETS.get(given.get("preset"), {}) | given)
     except SettingsError as error:
         parser.error(str(error))
 
@@ -156,7 +177,11 @@ def preprocessed_folder(data: Path, task: str | None, dim: int) -> Path:
 class MainSettings:
     """``main.py``."""
 
-    exec_mode: Literal["train", "evaluate", "predict"] = setting("train", "what to run")
+    exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run")
+    kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train or evaluate")
+    preset: Literal["models_genesis", "genesis_nnunet"] | None = setting(
+        None, "published pre-training settings; flags and --config win over them"
+    )
     data: Path = setting(Path("/data"), "preprocessed folder; left at /data it is /data/<task>_<dim>d")
     results: Path = setting(Path("/results"), "where results go")
     logname: str | None = setting(None, "name of the DLLogger file in --results; None: logs.json")
@@ -180,6 +205,9 @@ class MainSettings:
 
     nfolds: int = setting(5, "folds of the cross-validation")
     fold: int = setting(0, "the fold that validates")
+    train_cases: int | None = setting(
+        None, "learn from this many cases only, drawn from the fold's by --seed; fewer are a part of more"
+    )
     dim: Literal[2, 3] = setting(3, "dimensions of the network")
     data2d_dim: Literal[2, 3] = setting(3, "2D batches: 3 takes neighbouring slices of --nvol volumes, 2 single slices")
     nvol: int = setting(4, "volumes in a 2D batch")
@@ -187,12 +215,17 @@ class MainSettings:
     val_batch_size: int = setting(4, "windows predicted at once")
     num_workers: int = setting(8, "reading processes a rank, at most one a core; 0 reads in the main process")
     oversampling: float = setting(0.4, "probability that a patch is centred on foreground")
-    steps_per_epoch: int | None = setting(None, "steps of an epoch; None: one patch a case")
+    steps_per_epoch: int | None = setting(
+        None, "steps of an epoch; None: one patch a case, in pre-training 32 a scan or each cube once"
+    )
     augment: Literal["nnunet", "none"] = setting("nnunet", "augmentations besides cropping and mirroring")
     mirror_axes: tuple[int, ...] | None = setting(
         None, "spatial axes that training mirrors, 0 the first of the patch; no number: none; None: as the plan says"
     )
 
+    encoder: Literal[ENCODERS] = setting(  # type: ignore[valid-type]
+        "unet", "unet, the plan's own; genesis, the published network; or a ResNet", flags=("--network",)
+    )
     depth: int = setting(5, "the most down-samplings")
     min_fmap: int = setting(4, "smallest side of a feature map")
     filters: tuple[int, ...] | None = setting(
@@ -213,16 +246,49 @@ class MainSettings:
     optimizer: Literal["adam", "sgd"] = setting("adam", "AdamW, or SGD with Nesterov momentum")
     learning_rate: float = setting(0.0008, "peak learning rate")
     momentum: float = setting(0.99, "of SGD")
+    nesterov: bool = setting(True, "Nesterov's momentum in SGD")
     weight_decay: float = setting(0.0001, "weight decay")
     gradient_clip_val: float = setting(0.0, "largest norm of the gradient; 0: no limit")
-    scheduler: Literal["none", "cosine", "one_cycle", "polynomial"] = setting(
+    scheduler: Literal["none", "cosine", "one_cycle", "polynomial", "step"] = setting(
         "none", "learning rate over the run; the bare flag is cosine with warm-up", const="cosine"
     )
+    step_epochs: int = setting(40, "epochs after which --scheduler step halves the learning rate")
     ema: float = setting(0.0, "decay of the averaged weights that evaluate and predict use, such as 0.99; 0: off")
+    loss: Literal["default", "dice", "ce", "bce"] = setting(
+        "default",
+        "segmentation: Dice and cross entropy, or dice alone (soft, smooth 1); classification: ce (one class a "
+        "scan, its default) or bce (several labels a scan)",
+    )
     focal: bool = setting(False, "focal loss instead of cross entropy")
     brats: bool = setting(False, "BraTS regions (whole tumour, tumour core, enhancing) in loss, metrics, inference")
     invert_resampled_y: bool = setting(False, "validate on the label before resampling, predictions resized to it")
     sync_batchnorm: bool = setting(False, "batch norm statistics over all GPUs")
+
+    method: Literal["genesis"] = setting("genesis", "pretrain: what the network learns from unlabelled scans")
+    methods: tuple[str, ...] = setting(
+        ("flip", "shuffle", "nonlinear", "inpaint", "outpaint"), "pretrain: the transformations in use"
+    )
+    genesis: tuple[str, ...] | None = setting(
+        None, "pretrain: name=value of any field of GenesisSettings, such as shuffle_probability=0.3"
+    )
+    patch_size: tuple[int, ...] | None = setting(None, "pretrain: (D, H, W) or (H, W) instead of the plan's")
+    outputs: int = setting(1, "pretrain: outputs a channel, each of which restores it")
+    z_score: tuple[float, ...] | None = setting(
+        None, "pretrain: mean and std in HU; the corrupted [0,1] becomes -1000..1000 and is z-scored"
+    )
+    picture_every: int = setting(5, "pretrain: epochs between pictures of original, corrupted and restored slices")
+    cubes: Path | None = setting(None, "pretrain: folder of bat_*_<fold>.npy instead of a preprocessed folder")
+    cube_folds: tuple[int, ...] = setting((0, 1, 2, 3, 4), "folds of --cubes to learn from")
+    cube_val_folds: tuple[int, ...] = setting((5, 6), "folds of --cubes to validate on")
+
+    pretrained: Path | None = setting(None, "train: any known checkpoint to take weights from", flags=("-w",))
+    transfer: Literal["encoder", "all"] = setting("encoder", "what to take of --pretrained")
+    min_coverage: float = setting(50.0, "least percentage of the encoder that --pretrained must fill")
+    weights_axes: Literal["dhw", "as_stored"] = setting(
+        "dhw", "published Genesis kernels: turned to our (D, H, W) axes, or as their authors stored them"
+    )
+    labels_csv: Path | None = setting(None, "classification: case,label[,label...] with a heading line")
+    hidden: int = setting(1024, "classification: width of the dense layer before the last; 0: none")
 
     save_ckpt: bool = setting(True, "write checkpoints (last and best)")
     ckpt_store_dir: Path | None = setting(None, "folder of checkpoints/; None: --results")
@@ -248,9 +314,9 @@ class MainSettings:
 
     def __post_init__(self) -> None:
         positive = "nodes cpu_ranks nvol batch_size val_batch_size epochs patience val_every steps_per_epoch"
-        positive += " depth min_fmap learning_rate"
+        positive += " depth min_fmap learning_rate train_cases step_epochs outputs picture_every"
         not_negative = "gpus seed num_workers min_epochs skip_first_n_eval weight_decay gradient_clip_val"
-        not_negative += " deep_supr_num train_batches test_batches warmup"
+        not_negative += " deep_supr_num train_batches test_batches warmup hidden"
         given = {name: value for name, value in vars(self).items() if value is not None}
         faults = [f"--{n} {given[n]} is not above 0" for n in positive.split() if given.get(n, 1) <= 0]
         faults += [f"--{n} {given[n]} is below 0" for n in not_negative.split() if given.get(n, 0) < 0]
@@ -274,7 +340,40 @@ class MainSettings:
             faults.append(f"--exec_mode {self.exec_mode} needs --ckpt_path, a checkpoint of a trained network")
         if self.input is not None and self.exec_mode != "predict":
             faults.append("--input is for --exec_mode predict")
-        _raise(faults + _fold(self))
+        _raise(faults + self._learning_faults() + _fold(self))
+
+    def _learning_faults(self) -> list[str]:
+        """Faults of pre-training, transfer and classification."""
+        faults = []
+        pretrain, classify = self.exec_mode == "pretrain", self.kind == "classification"
+        if classify and self.exec_mode not in ("train", "evaluate"):
+            faults.append(f"--kind classification is for --exec_mode train and evaluate, not {self.exec_mode}")
+        if classify and self.labels_csv is None:
+            faults.append("--kind classification needs --labels_csv")
+        if self.loss not in (("default", "ce", "bce") if classify else ("default", "dice")):
+            faults.append(f"--loss {self.loss} is not for --kind {self.kind}")
+        if self.loss == "dice" and self.focal:
+            faults.append("--loss dice and --focal exclude each other")
+        if (pretrain or classify) and self.deep_supervision:
+            faults.append("--deep_supervision is for segmentation")
+        if (pretrain or classify) and self.benchmark:
+            faults.append("--benchmark is for segmentation")
+        if pretrain and self.patch_size is not None and len(self.patch_size) != self.dim:
+            faults.append(f"--patch_size {self.patch_size} has not the {self.dim} sides of --dim {self.dim}")
+        if self.z_score is not None and (len(self.z_score) != 2 or self.z_score[-1] <= 0):
+            faults.append(f"--z_score {self.z_score} is not a mean and a std above 0")
+        if not 0 <= self.min_coverage <= 100:
+            faults.append(f"--min_coverage {self.min_coverage} is not in 0..100 percent")
+        for name in ("cubes", "preset", "patch_size", "z_score", "genesis"):
+            if getattr(self, name) is not None and not pretrain:
+                faults.append(f"--{name} is for --exec_mode pretrain")
+        if self.pretrained is not None and self.exec_mode in ("evaluate", "predict"):
+            faults.append("--pretrained starts a training; --ckpt_path names what to evaluate or predict with")
+        if self.pretrained is not None and self.ckpt_path is not None and not self.resume_training:
+            faults.append("give --pretrained (part of another network) or --ckpt_path (this very network), not both")
+        if set(self.cube_folds) & set(self.cube_val_folds):
+            faults.append("--cube_folds and --cube_val_folds share folds: validation would see training cubes")
+        return faults
 
     @property
     def folder(self) -> Path:

@@ -16,7 +16,7 @@ from training.dllogger_backend import RunLogger
 
 
 class EpochLog(Callback):
-    """One DLLogger record an epoch, and ``progress.png`` of losses and Dice so far.
+    """One DLLogger record an epoch, and ``progress.png`` of losses and the score so far.
 
     The history travels in the checkpoint, so a resumed run draws the whole picture. The share of the
     training time that was spent waiting for data is the difference of two readings of the loader's
@@ -62,7 +62,7 @@ def _loader(trainer: Trainer) -> Any:
 
 
 def draw_progress(history: list[dict[str, float]], path: Path) -> None:
-    """Losses on the left axis and, where evaluated, Dice in percent on the right one, by epoch."""
+    """Losses on the left axis and, where there is one, the score in percent on the right one, by epoch."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.add_subplot()
     left.set(xlabel="epoch", ylabel="loss")
@@ -70,13 +70,14 @@ def draw_progress(history: list[dict[str, float]], path: Path) -> None:
         points = [(record["Epoch"], record[name]) for record in history if name in record]
         if points:
             left.plot(*zip(*points, strict=True), style, label=name)
-    right = left.twinx()
-    right.set(ylabel="Dice [%]", ylim=(0, 100))
-    points = [(record["Epoch"], record["Dice"]) for record in history if "Dice" in record]
-    if points:
-        right.plot(*zip(*points, strict=True), "C2-", label="Dice")
-        best = max(points, key=lambda point: point[1])
-        right.set_title(f"best Dice {best[1]:.2f} at epoch {best[0]:.0f}")
+    for score in ("Dice", "Accuracy"):
+        points = [(record["Epoch"], record[score]) for record in history if score in record]
+        if points:
+            right = left.twinx()
+            right.set(ylabel=f"{score} [%]", ylim=(0, 100))
+            right.plot(*zip(*points, strict=True), "C2-", label=score)
+            best = max(points, key=lambda point: point[1])
+            right.set_title(f"best {score} {best[1]:.2f} at epoch {best[0]:.0f}")
     figure.legend(loc="outside lower center", ncols=3)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=110)

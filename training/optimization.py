@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Literal["none", "cosine", "one_cycle", "polynomial"]
+Schedule = Literal["none", "cosine", "one_cycle", "polynomial", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +22,38 @@ class OptimizationSettings:
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 8e-4
     momentum: float = 0.99
+    nesterov: bool = True
     weight_decay: float = 1e-4
     schedule: Schedule = "none"
+    step_epochs: int = 40
+    """Epochs between the halvings of schedule "step"."""
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSettings) -> Optimizer:
-    """AdamW, or SGD with Nesterov momentum; one fused kernel for all weights."""
+    """AdamW, or SGD with momentum; one fused kernel for all weights."""
     if settings.optimizer == "adam":
         return AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     return SGD(
         parameters,
         lr=settings.learning_rate,
         momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
+        nesterov=settings.nesterov and settings.momentum > 0,
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def optimizer_and_schedule(
+    parameters: Iterable[nn.Parameter], settings: OptimizationSettings, total_steps: int
+) -> OptimizerLRScheduler:
+    """What ``configure_optimizers`` returns. Schedule "step" halves by epochs, the others go by steps."""
+    optimizer = build_optimizer(parameters, settings)
+    if settings.schedule == "step":
+        schedule, interval = LambdaLR(optimizer, lambda epoch: 0.5 ** (epoch // settings.step_epochs)), "epoch"
+    else:
+        kind = settings.schedule
+        schedule, interval = LambdaLR(optimizer, lambda step: learning_rate_factor(kind, step, total_steps)), "step"
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
 
 def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from data_preprocessing.cases import open_array, read_info
 from data_preprocessing.plan import Plan
@@ -20,14 +18,25 @@ from inference.restore import decide, to_cropped
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
 from nets.dynamic_unet import DynamicUNet, NetworkSettings
+from nets.genesis_unet import GenesisUNet
+from training.checkpoint import describe
 from training.losses import SegmentationLoss
 from training.metrics import DiceMeter
-from training.optimization import OptimizationSettings, build_optimizer, learning_rate_factor
+from training.optimization import OptimizationSettings, optimizer_and_schedule
 from training.validation import VolumeLoss
 
 
 class TrainingError(ValueError):
     """A run that cannot go on."""
+
+
+def check_finite(module: LightningModule) -> None:
+    """Raises TrainingError where an epoch's mean loss is no finite number; the checkpoint before it stays."""
+    if not math.isfinite(module.trainer.callback_metrics["train_loss"].item()):
+        raise TrainingError(
+            f"the loss is no longer a finite number in epoch {module.current_epoch}: lower --learning_rate or set "
+            "--gradient_clip_val 12; the last checkpoint is from before, --resume_training continues from it"
+        )
 
 
 class SegmentationModule(LightningModule):
@@ -45,6 +54,7 @@ class SegmentationModule(LightningModule):
         tta_axes: spatial axes that evaluation flips; () for none.
         regions: overlapping regions in the place of classes (BraTS).
         focal: focal loss instead of cross entropy.
+        dice_only: the published fine-tuning's loss, see SegmentationLoss.
         invert_resampled: evaluate on the labels before resampling, predictions resized to them.
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
     """
@@ -52,7 +62,7 @@ class SegmentationModule(LightningModule):
     def __init__(
         self,
         plan: Plan,
-        network: DynamicUNet,
+        network: DynamicUNet | GenesisUNet,
         network_settings: NetworkSettings,
         *,
         windows: SlidingWindow,
@@ -60,6 +70,7 @@ class SegmentationModule(LightningModule):
         tta_axes: tuple[int, ...] = (),
         regions: Regions | None = None,
         focal: bool = False,
+        dice_only: bool = False,
         invert_resampled: bool = False,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
@@ -71,8 +82,8 @@ class SegmentationModule(LightningModule):
         self.optimization = optimization or OptimizationSettings()
         self.tta_axes = tta_axes
         self.regions = regions
-        self.focal = focal
-        self.loss = SegmentationLoss(focal=focal, regions=regions)
+        self.focal, self.dice_only = focal, dice_only
+        self.loss = SegmentationLoss(focal=focal, regions=regions, dice_only=dice_only)
         self.invert_resampled = invert_resampled
         self.run_settings = run_settings or {}
         self.meter = DiceMeter(plan.n_class, regions)
@@ -95,11 +106,7 @@ class SegmentationModule(LightningModule):
         self._evaluation = {}
 
     def on_train_epoch_end(self) -> None:
-        if not math.isfinite(self.trainer.callback_metrics["train_loss"].item()):
-            raise TrainingError(
-                f"the loss is no longer a finite number in epoch {self.current_epoch}: lower --learning_rate or set "
-                "--gradient_clip_val 12; the last checkpoint is from before, --resume_training continues from it"
-            )
+        check_finite(self)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         image, case = batch["image"][0], batch["case"]
@@ -110,7 +117,7 @@ class SegmentationModule(LightningModule):
             label = torch.from_numpy(open_array(folder, case, "orig_y")[0].copy()).to(self.device)
         else:
             label = batch["label"][0, 0]
-        loss = VolumeLoss(focal=self.focal, regions=self.regions)
+        loss = VolumeLoss(focal=self.focal, regions=self.regions, dice_only=self.dice_only)
         predicted = torch.empty_like(label)
         for slab in slabs:
             loss.add(slab.scores_cdhw, label[slab.place])
@@ -139,17 +146,12 @@ class SegmentationModule(LightningModule):
         return self._evaluation
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build_optimizer(self.network.parameters(), self.optimization)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = self.optimization.schedule
-        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(schedule, step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        steps = int(self.trainer.estimated_stepping_batches)
+        return optimizer_and_schedule(self.network.parameters(), self.optimization, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["plan"] = self.plan.to_json()
-        checkpoint["network_settings"] = asdict(self.network_settings)
-        checkpoint["n_outputs"] = self.network.out_channels
-        checkpoint["settings"] = self.run_settings
+        outputs = self.network.out_channels
+        checkpoint |= describe("segmentation", self.plan, self.network_settings, outputs, self.run_settings)
         checkpoint["best"] = {"dice": self.best_dice, "epoch": self.best_epoch}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

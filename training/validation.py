@@ -16,10 +16,11 @@ class VolumeLoss:
     Args:
         focal: focal loss with gamma 2 in the place of cross entropy.
         regions: overlapping regions instead of exclusive classes.
+        dice_only: Dice alone, smoothed by 1.
     """
 
-    def __init__(self, *, focal: bool = False, regions: Regions | None = None) -> None:
-        self.focal, self.regions = focal, regions
+    def __init__(self, *, focal: bool = False, regions: Regions | None = None, dice_only: bool = False) -> None:
+        self.focal, self.regions, self.dice_only = focal, regions, dice_only
         self._voxelwise = torch.zeros((), dtype=torch.float64)
         self._terms = 0
         self._overlap: Tensor | None = None  # (3, channels): intersection, predicted, true
@@ -52,5 +53,6 @@ class VolumeLoss:
         """Scalar, float64."""
         assert self._overlap is not None  # a volume has at least one slab
         both, predicted, true = self._overlap if self.regions is not None else self._overlap[:, 1:]
-        dice = (2 * both + SMOOTH) / (predicted + true + SMOOTH)
-        return 1 - dice.mean() + self._voxelwise / self._terms
+        smooth = 1.0 if self.dice_only else SMOOTH
+        loss = 1 - ((2 * both + smooth) / (predicted + true + smooth)).mean()
+        return loss if self.dice_only else loss + self._voxelwise / self._terms
