@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,23 +17,92 @@ from rich.table import Table
 
 from data_preprocessing.cases import list_cases
 from data_preprocessing.configs import TASKS, Task, task_code, task_folder
+from data_preprocessing.cubes import CubeSettings, generate_cubes
 from data_preprocessing.dataset import Dataset, DatasetError, Scan, read_dataset
 from data_preprocessing.fingerprint import Facts, examine, make_plan
+from data_preprocessing.medicalnet import INPUT_SIZE, as_published
+from data_preprocessing.pattern_files import find_patterns, index_path, write_published
+from data_preprocessing.pattern_report import instances, measure
+from data_preprocessing.patterns import PatternSettings
 from data_preprocessing.plan import PLAN_FILE, Plan, PlanError
 from data_preprocessing.preprocessor import Outcome, run
+from data_preprocessing.splits import split
 from settings import PreprocessSettings, parse
+from training.pattern_pictures import draw_patterns
 
 T = TypeVar("T")
+COMPARED = 10  # instances of a class whose likeness is measured
+SHOWN = 10  # instances of a class in the picture
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where something could not be done."""
     settings = parse(PreprocessSettings, argv, __doc__ or "")
     try:
-        return preprocess(settings)
+        command = {"cubes": make_cubes, "patterns": find_places}.get(settings.exec_mode, preprocess)
+        return command(settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def make_cubes(settings: PreprocessSettings) -> int:
+    """Cube files of a folder of scans, or of a task's training scans; returns 1 if a scan gave none."""
+    mri = settings.modality == "MRI"
+    cubes = CubeSettings(
+        size=settings.cube_size,  # type: ignore[arg-type]
+        scale=settings.scale,
+        hu_range=None if mri else (-1000.0, 1000.0),
+        tissue_filter=settings.tissue_filter and not mri,
+        tissue_max=settings.tissue_max,
+        folds=settings.cube_folds,
+    )
+    folder = settings.dataset or task_folder(settings.data, str(settings.task), settings.name)
+    source = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
+    target = settings.results / f"{folder.resolve().name}_cubes"
+    report = generate_cubes(source, target, cubes)
+    print(f"{report.cubes} cubes in {len(report.files)} files in {target}")
+    return int(bool(report.failed))
+
+
+def find_places(settings: PreprocessSettings) -> int:
+    """Self-discovery in a preprocessed folder: the index of patterns, how alike their instances are, a picture."""
+    folder = settings.dataset or settings.results / f"{task_code(str(settings.task))}_{settings.dim}d"
+    plan = Plan.load(folder)
+    if plan.dim != 3:
+        raise PlanError(f"{folder} is of a 2D plan; patterns are found in --dim 3")
+    assert settings.features is not None  # the settings ask for it
+    _, validation = split(list_cases(folder), settings.nfolds, settings.fold)
+    wanted = PatternSettings(
+        size=settings.cube_size,  # type: ignore[arg-type]
+        classes=settings.classes,
+        instances=settings.instances,
+        validation_instances=settings.val_instances,
+        border=settings.border,  # type: ignore[arg-type]
+        distance=settings.distance,
+        multi_res=settings.multi_res,
+        tissue_filter=settings.tissue_filter and plan.normalization[0].scheme == "ct",
+        tissue_max=settings.tissue_max,
+        seed=settings.seed,
+    )
+    console = Console()
+    say = partial(_say, console)
+    target = index_path(folder, settings.fold)
+    started = time.perf_counter()
+    patterns = find_patterns(folder, settings.features, validation, wanted, target, say=say)
+    counts = f"{len(patterns.training)} cubes to train on, {len(patterns.validation)} to validate on"
+    say(f"{target}: {len(patterns.places)} classes, {counts}, in {time.perf_counter() - started:.1f} s")
+    alike = measure(folder, patterns, COMPARED)
+    say(
+        f"Mean correlation of cubes: {alike.within:.3f} within a class, {alike.between:.3f} between classes, "
+        f"{alike.random:.3f} at random places"
+    )
+    picture = target.with_suffix(".png")
+    draw_patterns(picture, instances(folder, patterns, SHOWN))
+    say(f"{picture}: the {SHOWN} nearest instances of every class")
+    if settings.write_cubes:
+        write_published(folder, patterns, target.parent, settings.fold, say=say)
+    return 0
 
 
 def preprocess(settings: PreprocessSettings) -> int:
@@ -61,6 +131,7 @@ def preprocess(settings: PreprocessSettings) -> int:
         plan = make_plan(
             basis, dataset, name=name, dim=settings.dim, ohe=settings.ohe, task=task, modality=settings.modality
         )
+        plan = _reshaped(plan, basis, settings)
         if not dataset.channels and settings.modality is None:
             _say(console, f"Modality taken for {plan.channels[0]} by its intensities; --modality says otherwise.")
     target.mkdir(parents=True, exist_ok=True)
@@ -85,12 +156,26 @@ def preprocess(settings: PreprocessSettings) -> int:
 def _earlier_plan(root: Path, dataset: Dataset, settings: PreprocessSettings) -> Plan:
     """The plan of the training cases, which validation and test cases follow."""
     plan = Plan.load(root)
+    if plan.recipe != settings.recipe:
+        raise PlanError(
+            f"{root / PLAN_FILE} is of --recipe {plan.recipe}; preprocess both alike, or use another --results"
+        )
     if plan.dataset != dataset.name or plan.ohe != settings.ohe:
         raise PlanError(
             f"{root / PLAN_FILE} is of {plan.dataset}{' with' if plan.ohe else ' without'} --ohe, not of {dataset.name}"
             f"{' with' if settings.ohe else ' without'} it; preprocess both alike, or use another --results"
         )
     return plan
+
+
+def _reshaped(plan: Plan, facts: Sequence[Facts], settings: PreprocessSettings) -> Plan:
+    """With the patch size that was asked for, and as --recipe has it."""
+    if settings.recipe == "default":
+        return plan.with_(patch_size=settings.patch_size) if settings.patch_size else plan
+    sound = [entry for entry in facts if not entry.faults]
+    plan = plan.with_(patch_size=settings.patch_size or INPUT_SIZE)
+    depth_first = [(entry.shape_cropped[::-1], entry.spacing_mm[::-1]) for entry in sound]
+    return as_published(plan, *zip(*depth_first, strict=True))
 
 
 def _look(
@@ -145,6 +230,8 @@ def _plan_line(plan: Plan) -> str:
     how = ", ".join(f"{c} {n.scheme}" for c, n in zip(plan.channels, plan.normalization, strict=True))
     source = f" (from voxels: {plan.intensities_from})" if any(n.scheme == "ct" for n in plan.normalization) else ""
     voxels = f"voxels {spacing} mm" if plan.dim == 3 else "voxels as scanned"
+    if plan.recipe == "medicalnet":
+        return f"Plan {plan.name}: recipe medicalnet, scans (depth first) resized to {patch}, {plan.n_class} classes"
     return f"Plan {plan.name}: {voxels}, patch {patch}, {plan.n_class} classes, {how}{source}"
 
 

@@ -32,12 +32,39 @@ _PUBLISHED_SGD = {
     "weight_decay": 0.0,
     "scheduler": "step",
 }
+# Semantic Genesis (doi:10.1007/978-3-030-59710-8_14): the autoencoder of whole scans, then the pre-training itself.
+_SEMANTIC = {
+    "exec_mode": "pretrain",
+    "encoder": "genesis",
+    "optimizer": "adam",
+    "learning_rate": 0.001,
+    "weight_decay": 0.0,
+    "patience": 50,
+    "epochs": 10000,
+}
 PRESETS: dict[str | None, dict[str, Any]] = {
     "models_genesis": _PUBLISHED_SGD
     | {"encoder": "genesis", "batch_size": 6, "learning_rate": 1.0, "patience": 50, "step_epochs": 40, "epochs": 10000},
+    "semantic_autoencoder": _SEMANTIC | {"method": "autoencoder", "scheduler": "plateau", "batch_size": 8},
+    "semantic_genesis": _SEMANTIC | {"method": "semantic", "scheduler": "step", "batch_size": 64, "step_epochs": 40},
     "genesis_nnunet": _PUBLISHED_SGD
     | {"batch_size": 64, "learning_rate": 0.1, "patience": 20, "step_epochs": 12, "epochs": 1000}
     | {"z_score": (-775.8457, 251.9326), "outputs": 2},
+    "medicalnet": {  # arXiv:1904.00625: fine-tuning, and no augmentation besides its preprocessing's crops
+        "exec_mode": "train",
+        "optimizer": "sgd",
+        "learning_rate": 0.001,
+        "new_layer_lr_mult": 100.0,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.001,
+        "scheduler": "exponential",
+        "lr_decay": 0.99,
+        "batch_size": 1,
+        "epochs": 200,
+        "augment": "none",
+        "mirror_axes": (),
+    },
 }
 
 
@@ -168,9 +195,9 @@ def _fold(settings: Any) -> list[str]:
     return faults
 
 
-def preprocessed_folder(data: Path, task: str | None, dim: int) -> Path:
-    """Where the cases lie: ``/data/<task>_<dim>d`` while --data is left at /data, else --data itself."""
-    return data / f"{task}_{dim}d" if data == Path("/data") and task else data
+def preprocessed_folder(data: Path, task: str | None, dim: int, part: str = "") -> Path:
+    """Where the cases lie: ``/data/<task>_<dim>d/<part>`` while --data is left at /data, else --data itself."""
+    return data / f"{task.zfill(2)}_{dim}d" / part if data == Path("/data") and task else data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +206,14 @@ class MainSettings:
 
     exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run")
     kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train or evaluate")
-    preset: Literal["models_genesis", "genesis_nnunet"] | None = setting(
-        None, "published pre-training settings; flags and --config win over them"
+    preset: (
+        Literal["models_genesis", "genesis_nnunet", "semantic_autoencoder", "semantic_genesis", "medicalnet"] | None
+    ) = setting(
+        None, "published settings of a pre-training, or of MedicalNet's fine-tuning; flags and --config win over them"
     )
-    data: Path = setting(Path("/data"), "preprocessed folder; left at /data it is /data/<task>_<dim>d")
+    data: Path = setting(
+        Path("/data"), "preprocessed folder; left at /data it is /data/<task>_<dim>d (predict: its test/)"
+    )
     results: Path = setting(Path("/results"), "where results go")
     logname: str | None = setting(None, "name of the DLLogger file in --results; None: logs.json")
     task: str | None = setting(None, "task number; the Decathlon has 01 to 10")
@@ -223,8 +254,20 @@ class MainSettings:
         None, "spatial axes that training mirrors, 0 the first of the patch; no number: none; None: as the plan says"
     )
 
-    encoder: Literal[ENCODERS] = setting(  # type: ignore[valid-type]
-        "unet", "unet, the plan's own; genesis, the published network; or a ResNet", flags=("--network",)
+    encoder: Literal[ENCODERS] | None = setting(  # type: ignore[valid-type]
+        None,
+        "unet, the plan's own; genesis, the published network; or a ResNet. None: the ResNet, with its shortcut, "
+        "that --pretrained holds, else unet",
+        flags=("--network",),
+    )
+    shortcut: Literal["A", "B"] | None = setting(
+        None, "of a ResNet: A, padded; B, convolution; None: A for 18 and 34, B for the others, as published"
+    )
+    dilated: bool = setting(
+        False, "the published ResNet: its last two layers are dilated; off: they halve the resolution, as a U-Net wants"
+    )
+    checkpoint_activations: bool = setting(
+        False, "compute a ResNet's activations twice: a third slower, far less memory; for resnet101 and deeper"
     )
     depth: int = setting(5, "the most down-samplings")
     min_fmap: int = setting(4, "smallest side of a feature map")
@@ -249,10 +292,15 @@ class MainSettings:
     nesterov: bool = setting(True, "Nesterov's momentum in SGD")
     weight_decay: float = setting(0.0001, "weight decay")
     gradient_clip_val: float = setting(0.0, "largest norm of the gradient; 0: no limit")
-    scheduler: Literal["none", "cosine", "one_cycle", "polynomial", "step"] = setting(
+    scheduler: Literal["none", "cosine", "one_cycle", "polynomial", "step", "exponential", "plateau"] = setting(
         "none", "learning rate over the run; the bare flag is cosine with warm-up", const="cosine"
     )
     step_epochs: int = setting(40, "epochs after which --scheduler step halves the learning rate")
+    lr_decay: float = setting(0.99, "factor on the learning rate, every epoch of --scheduler exponential")
+    new_layer_lr_mult: float = setting(
+        1.0, "learning rate of layers that took nothing of --pretrained, over the others'"
+    )
+    plateau_epochs: int = setting(20, "evaluations without a lower loss before --scheduler plateau halves (pretrain)")
     ema: float = setting(0.0, "decay of the averaged weights that evaluate and predict use, such as 0.99; 0: off")
     loss: Literal["default", "dice", "ce", "bce"] = setting(
         "default",
@@ -264,14 +312,31 @@ class MainSettings:
     invert_resampled_y: bool = setting(False, "validate on the label before resampling, predictions resized to it")
     sync_batchnorm: bool = setting(False, "batch norm statistics over all GPUs")
 
-    method: Literal["genesis"] = setting("genesis", "pretrain: what the network learns from unlabelled scans")
-    methods: tuple[str, ...] = setting(
-        ("flip", "shuffle", "nonlinear", "inpaint", "outpaint"), "pretrain: the transformations in use"
+    method: Literal["genesis", "autoencoder", "semantic"] = setting(
+        "genesis",
+        "pretrain: what the network learns from unlabelled scans: to restore patches; to code whole scans, which ends "
+        "in their features; or Semantic Genesis, to classify and restore the patterns found with those features",
     )
+    methods: tuple[str, ...] | None = setting(
+        None, "pretrain: the transformations in use, of flip, elastic, shuffle, nonlinear, inpaint, outpaint"
+    )
+    exp: Literal["en", "en_de"] = setting("en_de", "semantic: en trains the encoder by classes alone; en_de all")
+    lambda_rec: float = setting(1.0, "semantic: weight of the restoration's squared error under --exp en_de")
+    lambda_cls: float = setting(0.01, "semantic: weight of the classes' cross entropy under --exp en_de")
+    patterns: Path | None = setting(
+        None,
+        "semantic: index (.npy) that preprocess.py --exec_mode patterns made, or a folder of published cubes "
+        "(train_data1_vwGen_ex_ref_fold<fold>.npy, ...); None: patterns/patterns_fold<fold>.npy of --data",
+    )
+    classes: int | None = setting(None, "semantic: the first classes of published cubes (44 of 50); None: all")
     genesis: tuple[str, ...] | None = setting(
         None, "pretrain: name=value of any field of GenesisSettings, such as shuffle_probability=0.3"
     )
-    patch_size: tuple[int, ...] | None = setting(None, "pretrain: (D, H, W) or (H, W) instead of the plan's")
+    patch_size: tuple[int, ...] | None = setting(
+        None,
+        "pretrain: (D, H, W) or (H, W) instead of the plan's; a published MedicalNet checkpoint: the size that it "
+        "sees scans in (56 448 448)",
+    )
     outputs: int = setting(1, "pretrain: outputs a channel, each of which restores it")
     z_score: tuple[float, ...] | None = setting(
         None, "pretrain: mean and std in HU; the corrupted [0,1] becomes -1000..1000 and is z-scored"
@@ -300,6 +365,9 @@ class MainSettings:
     overlap: float = setting(0.5, "of neighbouring windows")
     blend: Literal["gaussian", "constant"] = setting("gaussian", "weights of overlapping windows")
     input: Path | None = setting(None, "predict: a scan or a folder of scans instead of a preprocessed folder")
+    img_list: Path | None = setting(
+        None, 'evaluate: scans and labels, "image label" a line, instead of a preprocessed folder'
+    )
     save_preds: bool = setting(
         False,
         "evaluate: write label maps and probabilities; predict: probabilities beside the label maps",
@@ -310,11 +378,13 @@ class MainSettings:
     train_batches: int = setting(0, "steps of a benchmark pass; in training, limits an epoch; 0: all")
     test_batches: int = setting(0, "cases of a benchmark pass; in evaluation, limits the cases; 0: all")
     warmup: int = setting(5, "first steps left out of a benchmark")
+    constant_batch: bool = setting(False, "benchmark: one batch on the device again and again, so that loading is free")
     profile: bool = setting(False, "trace a few steps and print the ten costliest operations")
 
     def __post_init__(self) -> None:
         positive = "nodes cpu_ranks nvol batch_size val_batch_size epochs patience val_every steps_per_epoch"
-        positive += " depth min_fmap learning_rate train_cases step_epochs outputs picture_every"
+        positive += " depth min_fmap learning_rate train_cases step_epochs lr_decay new_layer_lr_mult outputs"
+        positive += " picture_every plateau_epochs"
         not_negative = "gpus seed num_workers min_epochs skip_first_n_eval weight_decay gradient_clip_val"
         not_negative += " deep_supr_num train_batches test_batches warmup hidden"
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -340,7 +410,26 @@ class MainSettings:
             faults.append(f"--exec_mode {self.exec_mode} needs --ckpt_path, a checkpoint of a trained network")
         if self.input is not None and self.exec_mode != "predict":
             faults.append("--input is for --exec_mode predict")
-        _raise(faults + self._learning_faults() + _fold(self))
+        _raise(faults + self._learning_faults() + self._semantic_faults() + _fold(self))
+
+    def _semantic_faults(self) -> list[str]:
+        """Faults of the methods of Semantic Genesis."""
+        faults = []
+        if self.method != "genesis" and self.dim != 3:
+            faults.append(f"--method {self.method} is for --dim 3")
+        if self.method != "genesis" and (self.cubes is not None or self.outputs != 1):
+            faults.append("--cubes and --outputs are for --method genesis")
+        if self.method != "semantic" and (self.patterns is not None or self.classes is not None):
+            faults.append("--patterns and --classes are for --method semantic")
+        if self.method == "semantic" and self.patch_size is not None:
+            faults.append("--patch_size is not for --method semantic: the patterns have their size")
+        if min(self.lambda_rec, self.lambda_cls) < 0:
+            faults.append("--lambda_rec and --lambda_cls cannot be negative")
+        if self.classes is not None and self.classes < 2:
+            faults.append(f"--classes {self.classes} is below 2")
+        if self.scheduler == "plateau" and self.exec_mode != "pretrain":
+            faults.append("--scheduler plateau is for --exec_mode pretrain")
+        return faults
 
     def _learning_faults(self) -> list[str]:
         """Faults of pre-training, transfer and classification."""
@@ -356,15 +445,27 @@ class MainSettings:
             faults.append("--loss dice and --focal exclude each other")
         if (pretrain or classify) and self.deep_supervision:
             faults.append("--deep_supervision is for segmentation")
+        if self.constant_batch and not self.benchmark:
+            faults.append("--constant_batch is for --benchmark: nothing is learnt from one batch")
         if (pretrain or classify) and self.benchmark:
             faults.append("--benchmark is for segmentation")
-        if pretrain and self.patch_size is not None and len(self.patch_size) != self.dim:
+        if self.patch_size is not None and len(self.patch_size) != self.dim:
             faults.append(f"--patch_size {self.patch_size} has not the {self.dim} sides of --dim {self.dim}")
         if self.z_score is not None and (len(self.z_score) != 2 or self.z_score[-1] <= 0):
             faults.append(f"--z_score {self.z_score} is not a mean and a std above 0")
         if not 0 <= self.min_coverage <= 100:
             faults.append(f"--min_coverage {self.min_coverage} is not in 0..100 percent")
-        for name in ("cubes", "preset", "patch_size", "z_score", "genesis"):
+        if self.preset is not None and (meant := PRESETS[self.preset]["exec_mode"]) != self.exec_mode:
+            faults.append(f"--preset {self.preset} is for --exec_mode {meant}")
+        if self.patch_size is not None and self.exec_mode == "train":
+            faults.append(
+                "--patch_size is not for --exec_mode train: the plan has it; preprocess.py --patch_size sets it"
+            )
+        if self.method != "genesis" and not pretrain:
+            faults.append(f"--method {self.method} is for --exec_mode pretrain")
+        if self.img_list is not None and (self.exec_mode != "evaluate" or classify):
+            faults.append("--img_list is for --exec_mode evaluate of a segmentation")
+        for name in ("cubes", "z_score", "genesis"):
             if getattr(self, name) is not None and not pretrain:
                 faults.append(f"--{name} is for --exec_mode pretrain")
         if self.pretrained is not None and self.exec_mode in ("evaluate", "predict"):
@@ -378,7 +479,8 @@ class MainSettings:
     @property
     def folder(self) -> Path:
         """The preprocessed folder."""
-        return preprocessed_folder(self.data, self.task, self.dim)
+        part = "test" if self.exec_mode == "predict" and not self.benchmark else ""
+        return preprocessed_folder(self.data, self.task, self.dim, part)
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -389,28 +491,74 @@ class MainSettings:
 class PreprocessSettings:
     """``preprocess.py``."""
 
-    exec_mode: Literal["training", "val", "test"] = setting("training", "which cases, and how they are written")
+    exec_mode: Literal["training", "val", "test", "cubes", "patterns"] = setting(
+        "training",
+        "which cases, and how they are written; cubes: Models Genesis cubes of unlabelled scans; patterns: Semantic "
+        "Genesis's self-discovery in preprocessed cases",
+    )
     data: Path = setting(Path("/data"), "folder that holds the dataset's folder")
     results: Path = setting(Path("/data"), "folder in which <task>_<dim>d is made")
     task: str | None = setting(None, "task number; the Decathlon has 01 to 10")
     name: str | None = setting(None, "the dataset's folder below --data, for a task that the Decathlon has not")
-    dataset: Path | None = setting(None, "a dataset's folder, instead of --data and --task")
+    dataset: Path | None = setting(
+        None, 'a dataset\'s folder, or a list of "image label" lines, instead of --data and --task'
+    )
+    recipe: Literal["default", "medicalnet"] = setting(
+        "default", "the chain of preprocessing; medicalnet: as published, for NIfTI files that hold the depth first"
+    )
+    patch_size: tuple[int, ...] | None = setting(
+        None, "instead of the one found; --recipe medicalnet resizes every scan to it; None there: 56 448 448"
+    )
     modality: Literal["CT", "MRI"] | None = setting(None, "where dataset.json does not tell; None: by its intensities")
     dim: Literal[2, 3] = setting(3, "dimensions of the network that will read the cases")
     ohe: bool = setting(False, "add a channel that is 1 where the scan is not empty")
     float16: bool = setting(False, "store images as float16: half the bytes")
     n_jobs: int = setting(-1, "processes; -1: one a core")
     verbose: bool = setting(False, "print every case")
+    scale: int = setting(32, "cubes: of a scan")
+    cube_size: tuple[int, ...] = setting((64, 64, 32), "cubes, patterns: rows, cols, deps, which are (W, H, D)")
+    cube_folds: int = setting(10, "cubes: files that scans are dealt to where there are no subset<n> folders")
+    features: Path | None = setting(
+        None,
+        "patterns: features.npy of main.py --exec_mode pretrain --method autoencoder; --dataset then names the "
+        "preprocessed folder, and --task the one in --results",
+    )
+    classes: int = setting(44, "patterns: how many")
+    instances: int = setting(200, "patterns: training scans that show a class")
+    val_instances: int = setting(30, "patterns: validation scans that show a class")
+    border: tuple[int, ...] = setting((100, 100, 30), "patterns: voxels (W, H, D) to stay off a scan's border")
+    distance: float = setting(5.0, "patterns: voxels between two places, at least")
+    multi_res: bool = setting(True, "patterns: two more crops of every training scan, of other sides in-plane")
+    write_cubes: bool = setting(False, "patterns: write the cubes too, as published (many gigabytes)")
+    seed: int = setting(1, "patterns: of references and places")
+    nfolds: int = setting(5, "patterns: folds of the cross-validation")
+    fold: int = setting(0, "patterns: the fold that validates")
+    tissue_filter: bool = setting(
+        True, "cubes, patterns: leave out those full of soft tissue; for lungs, always off for MRI"
+    )
+    tissue_max: float = setting(0.15, "cubes, patterns: largest share of soft tissue")
 
     def __post_init__(self) -> None:
         faults = []
+        if len(self.cube_size) != 3:
+            faults.append(f"--cube_size {self.cube_size} has not three sides")
+        if len(self.border) != 3:
+            faults.append(f"--border {self.border} has not three numbers")
+        if (self.exec_mode == "patterns") != (self.features is not None):
+            faults.append("--exec_mode patterns needs --features, and nothing else does")
         if (self.task is None) == (self.dataset is None):
             faults.append("give either --task (a number, below --data) or --dataset (a folder)")
         if self.name is not None and self.task is None:
             faults.append("--name names the folder of a --task")
+        if self.recipe != "default" and (self.dim != 3 or self.ohe):
+            faults.append(f"--recipe {self.recipe} is for --dim 3 without --ohe")
+        if self.patch_size is not None and (len(self.patch_size) != self.dim or min(self.patch_size) < 1):
+            faults.append(
+                f"--patch_size {self.patch_size} is not {self.dim} sides above 0, as --dim {self.dim} asks for"
+            )
         if self.n_jobs == 0 or self.n_jobs < -1:
             faults.append(f"--n_jobs {self.n_jobs}: a number of processes, or -1 for one a core")
-        _raise(faults)
+        _raise(faults + _fold(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,6 @@ class LoaderSettings:
 
     Attributes:
         batch_size: patches of one rank and step; slices for a 2D plan.
-        val_batch_size: windows that the sliding window of validation computes at a time.
         num_workers: processes that read patches, at most one a core; 0 reads in the training process.
         oversampling: probability that a patch is centred on foreground.
         steps_per_epoch: None for as many as visit each case about once.
@@ -45,7 +44,6 @@ class LoaderSettings:
     """
 
     batch_size: int = 2
-    val_batch_size: int = 4
     num_workers: int = 8
     oversampling: float = 0.4
     seed: int = 1
@@ -59,7 +57,7 @@ class LoaderSettings:
     def __post_init__(self) -> None:
         faults = [
             f"{name} {value} is below {least}"
-            for name, least in (("batch_size", 1), ("val_batch_size", 1), ("num_workers", 0), ("nvol", 1), ("seed", 0))
+            for name, least in (("batch_size", 1), ("num_workers", 0), ("nvol", 1), ("seed", 0))
             if (value := getattr(self, name)) < least
         ]
         if not 0 <= self.oversampling <= 1:
@@ -123,7 +121,7 @@ def patch_source(
     if not cases:
         raise LoaderError(f"{folder}: no training cases; run preprocess.py, or choose another fold")
     volumes, run = batch_layout(plan, settings)
-    steps = settings.steps_per_epoch or math.ceil(len(cases) / (settings.batch_size * world_size))
+    steps = settings.steps_per_epoch or math.ceil(len(cases) / (volumes * world_size))
     sampler = patch_sampler(plan, settings, n_cases=len(cases), batch_size=volumes, steps=steps)
     return PatchSource(
         reader=CaseReader(folder, plan.in_channels, labelled=labelled),
@@ -212,7 +210,6 @@ class SegmentationDataModule(LightningDataModule):
         self.folder, self.plan, self.settings = Path(folder), plan, settings
         self.train_cases, self.val_cases = tuple(train_cases), tuple(val_cases)
         self.device_id = device_id
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer cases than ranks
         self.train_loader: PatchLoader | None = None
 
     @property

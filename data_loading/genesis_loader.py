@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from nvidia.dali import types
 from pytorch_lightning import LightningDataModule
 
@@ -45,10 +46,12 @@ class Patches(Protocol):
     Attributes:
         names: of the scans or files behind them; part of a run's identity.
         visits: patches that an epoch takes from each entry.
+        classes: int64, the pseudo-class of each entry, or None.
     """
 
     names: tuple[str, ...]
     visits: int
+    classes: np.ndarray | None
 
     def __len__(self) -> int: ...
 
@@ -68,6 +71,7 @@ class CasePatches:
     """
 
     visits = PATCHES_A_SCAN
+    classes: np.ndarray | None = None
 
     def __init__(self, folder: Path, cases: Sequence[str], channels: int) -> None:
         if not cases:
@@ -98,6 +102,7 @@ class CubePatches:
     """
 
     visits = 1
+    classes: np.ndarray | None = None
 
     def __init__(self, folder: Path, folds: Sequence[int]) -> None:
         self._paths = find_cubes(folder, folds)
@@ -173,6 +178,11 @@ class GenesisSource:
         patch = patch[:, 0] if self.axes == 2 else patch
         return transform_pair(patch, seed, self.settings) if self.corrupts else (patch,)
 
+    def entries(self, global_step: int) -> list[int]:
+        """Which entries the patches of a batch come from."""
+        step = self._place(global_step)
+        return [self.sampler.case_index(step, i) for i in range(self.sampler.batch_size)]
+
     def seeds(self, global_step: int) -> list[int]:
         """What the corruption of each patch of a batch is drawn from."""
         step = self._place(global_step)
@@ -187,20 +197,27 @@ def _draw_seed(rng: np.random.Generator) -> int:
 
 
 class GenesisLoader(PatchLoader):
-    """Iterates over {"image": corrupted, "target"}: (N, C, *patch) float32 on the pipeline's device."""
+    """Iterates over {"image": corrupted, "target"}: (N, C, *patch) float32 on the pipeline's device.
+
+    Where the patches have classes, there is "class" too: (N,) int64.
+    """
 
     def __init__(self, source: GenesisSource, spec: PipelineSpec, *, identity: dict[str, int | str]) -> None:
         super().__init__(source, spec, steps=source.sampler.steps_per_epoch, identity=identity)
         self._pairs = source
+        if source.repeats:
+            del self.sampler  # a loader to validate with keeps its own count, and Lightning must not look into it
 
     def __iter__(self) -> Iterator[Batch]:
+        classes = self._pairs.patches.classes
         for batch in super().__iter__():
-            if self._pairs.corrupts:
-                yield batch
-                continue
-            seeds = self._pairs.seeds(self._epoch * self._steps + self._step - 1)
-            image, target = transform_on_device(batch["target"], seeds, self._pairs.settings)
-            yield {"image": image, "target": target}
+            step = self._epoch * self._steps + self._step - 1
+            if not self._pairs.corrupts:
+                image, target = transform_on_device(batch["target"], self._pairs.seeds(step), self._pairs.settings)
+                batch = {"image": image, "target": target}
+            if classes is not None:
+                batch["class"] = torch.from_numpy(classes[self._pairs.entries(step)]).to(batch["image"].device)
+            yield batch
 
 
 def genesis_loader(

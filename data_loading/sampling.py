@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -134,6 +135,12 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
+@lru_cache(maxsize=4)
+def case_order(seed: int, epoch: int, turn: int, n_cases: int) -> np.ndarray:
+    """One shuffled round of all cases; kept, for every patch of the round asks for it."""
+    return generator(CASE_ORDER, seed, epoch, turn).permutation(n_cases)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchSampler:
     """Draws patches. Immutable and picklable.
@@ -175,7 +182,7 @@ class PatchSampler:
         epoch, step = divmod(global_step, self.steps_per_epoch)
         position = (step * self.world_size + self.rank) * self.batch_size + index
         turn, place = divmod(position, self.n_cases)
-        return int(generator(CASE_ORDER, self.seed, epoch, turn).permutation(self.n_cases)[place])
+        return int(case_order(self.seed, epoch, turn, self.n_cases)[place])
 
     def patch_generator(self, global_step: int, index: int) -> np.random.Generator:
         """The generator that belongs to one patch alone."""

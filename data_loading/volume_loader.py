@@ -23,8 +23,10 @@ class VolumeLoader:
     """Iterates over {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8 if any, "case": name}.
 
     Cases are dealt out by global rank, ``cases[rank::world_size]``, and none is repeated to make the counts
-    equal. So ranks may differ by one case, or have none: let nothing communicate within a step, and sum
-    numerators and counts over the ranks once, at the end (Lightning's and torchmetrics' reductions do).
+    equal. So ranks may differ by one case: let nothing communicate within a step, and sum numerators and
+    counts over the ranks once, at the end (Lightning's and torchmetrics' reductions do). A rank without any
+    case gets one empty item, for Lightning skips the evaluation of a rank that has nothing, and the others
+    would wait for it.
 
     Attributes:
         wait_seconds: time spent waiting for volumes.
@@ -46,9 +48,11 @@ class VolumeLoader:
         self.wait_seconds = 0.0
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return max(1, len(self.cases))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.cases:
+            yield {}
         with ThreadPoolExecutor(max_workers=1) as ahead:
             pending: Future[dict[str, Any]] | None = None
             for following in (*self.cases, None):

@@ -47,7 +47,8 @@ class CaseInfo:
     """What turns a prediction on the stored grid into one on the scan's own.
 
     scan --crop_box--> cropped --resample--> resampled --pad_before--> stored; all boxes and shapes
-    (D, H, W), boxes as (start, end).
+    (D, H, W), boxes as (start, end). With ``corners`` the centres of the corner voxels lie on each
+    other in cropped and resampled (recipe medicalnet), otherwise the corners of the grids do.
     """
 
     case: str
@@ -62,6 +63,7 @@ class CaseInfo:
     intensity: tuple[Intensity, ...]
     voxels_per_class: tuple[int, ...]
     seconds: float
+    corners: bool = False
     version: int = CASE_VERSION
 
     @property

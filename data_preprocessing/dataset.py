@@ -1,8 +1,8 @@
 """A folder of scans, in any of the usual layouts, to a list of scans; and what makes a scan unusable.
 
 Read are the Decathlon's layout and nnU-Net's two versions of it (``dataset.json`` beside ``imagesTr``,
-``labelsTr``, ``imagesTs``; channels in one 4D file or in ``_0000``, ``_0001``, ... files), and any
-folder of scans without labels.
+``labelsTr``, ``imagesTs``; channels in one 4D file or in ``_0000``, ``_0001``, ... files), MedicalNet's
+lists of "image label" lines, and any folder of scans without labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_preprocessing.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem
+from data_preprocessing.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem, turn_axes
 
 DATASET_FILE = "dataset.json"
 UNLABELLED = ("background",)
@@ -57,12 +57,14 @@ class Dataset:
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """Read a dataset's folder.
+    """Read a dataset's folder, or its image list.
 
     Raises:
         DatasetError: naming what is missing or cannot be understood, and the remedy.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return _from_list(folder)
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; --data and --task, or --dataset, must name the dataset's")
     if (folder / DATASET_FILE).is_file():
@@ -133,6 +135,53 @@ def _from_json(folder: Path) -> Dataset:
     )
 
 
+def read_img_list(path: Path) -> list[Scan]:
+    """Scans of a list as MedicalNet has them: ``image label`` a line, or ``image`` alone.
+
+    Paths are relative to the list's own folder. Empty lines are passed over.
+
+    Raises:
+        DatasetError: naming the list and the line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f'{path} is no image list ("image label" a line): {error}') from error
+    scans = []
+    for number, line in enumerate(lines, start=1):
+        names = line.split()
+        if len(names) > 2 or (names and not is_volume(Path(names[0]))):
+            raise DatasetError(f'{path}, line {number}: "{line}" is not such as "images/1.nii.gz labels/1.nii.gz"')
+        if names:
+            image, *label = (path.parent / name for name in names)
+            scans.append(Scan(case=stem(image), images=(image,), label=label[0] if label else None))
+    if not scans:
+        raise DatasetError(f"{path} lists no scans")
+    if twice := _repeated(scans):
+        raise DatasetError(f"{path}: images {', '.join(twice)} are listed more than once; give each a name of its own")
+    return scans
+
+
+def _from_list(path: Path) -> Dataset:
+    """As many classes as the largest listed label tells; named after its folder too, as most lists are train.txt."""
+    scans = read_img_list(path)
+    largest = 0
+    for scan in scans:
+        try:
+            largest = max(largest, int(read_label(scan.label)[0].max())) if scan.label else largest
+        except VolumeError:  # told when the cases are checked, together with all other faults
+            continue
+    names = (UNLABELLED[0], *(f"class {value}" for value in range(1, largest + 1)))
+    return Dataset(
+        name=f"{path.resolve().parent.name}_{path.stem}", channels=(), labels=names, training=tuple(scans), test=()
+    )
+
+
+def _repeated(scans: Sequence[Scan]) -> list[str]:
+    return [case for case, count in Counter(scan.case for scan in scans).items() if count > 1]
+
+
 def _label_names(path: Path, labels: Any) -> tuple[str, ...]:
     """Names by value from {"1": "liver"} (Decathlon) or {"liver": 1} (nnU-Net v2)."""
     try:
@@ -160,8 +209,7 @@ def _scans(folder: Path, entries: Any, channels: int, images: str, labels: str |
         scans = [_with_label(scan, folder / labels) for scan in scans] if labels else scans
     else:
         return []
-    twice = [case for case, count in Counter(scan.case for scan in scans).items() if count > 1]
-    if twice:
+    if twice := _repeated(scans):
         raise DatasetError(f"{folder / DATASET_FILE}: cases {', '.join(twice)} are listed more than once")
     return scans
 
@@ -190,19 +238,25 @@ def _with_label(scan: Scan, labels: Path) -> Scan:
     return replace(scan, label=labels / f"{scan.case}{ending}")
 
 
-def read_scan(scan: Scan) -> tuple[np.ndarray, Geometry, np.ndarray | None]:
+def read_scan(scan: Scan, *, depth_first: bool = False) -> tuple[np.ndarray, Geometry, np.ndarray | None]:
     """Image (C, D, H, W) float32, its geometry, and its label uint8 (1, D, H, W) if any.
+
+    Args:
+        scan: its files.
+        depth_first: D is the file's first index, as in MedicalNet's files, instead of its last.
 
     Raises:
         VolumeError: naming the file, also where image and label lie on two grids.
     """
     image, geometry = read_volume(scan.images)
-    if scan.label is None:
-        return image, geometry, None
-    label, other = read_label(scan.label)
-    if fault := geometry.mismatch(other):
-        raise VolumeError(f"{scan.images[0]} and {scan.label} do not match: {fault}; resample or redraw the label")
-    return image, geometry, label
+    label = None
+    if scan.label is not None:
+        label, other = read_label(scan.label)
+        if fault := geometry.mismatch(other):
+            raise VolumeError(f"{scan.images[0]} and {scan.label} do not match: {fault}; resample or redraw the label")
+    if not depth_first:
+        return image, geometry, label
+    return turn_axes(image), geometry.turned(), None if label is None else turn_axes(label)
 
 
 def array_faults(

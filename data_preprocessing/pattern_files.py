@@ -106,7 +106,7 @@ def read_patterns(path: Path) -> Patterns:
     values = _read_json(path.with_suffix(".json"), "preprocess.py --exec_mode patterns makes it")
     rows = _read_array(path)
     try:
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values["settings"].items()}
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["settings"].items()}
         cases, count, (d, h, w) = tuple(values["cases"]), values["training"], values["grid"]
         fits = rows.ndim == 2 and rows.shape[1] == len(COLUMNS) and rows.dtype == np.int32 and count <= len(rows)
         if not fits or list(COLUMNS) != values["columns"] or (len(rows) and rows[:, 1].max() >= len(cases)):
@@ -189,7 +189,8 @@ def open_published(folder: Path, part: str, fold: int) -> tuple[list[np.ndarray]
         data, label = (Path(folder) / published_name(f"{part}_{what}", number, fold) for what in ("data", "label"))
         if number > 1 and not data.exists():
             break
-        array, classes = _read_array(data, mmap=True), _read_array(label).ravel()
+        array, classes = _read_array(data, mmap=True), _read_array(label)
+        classes = classes.argmax(1) if classes.ndim == 2 and classes.shape[1] > 1 else classes.ravel()
         array = array if array.ndim == 5 else array[:, None]
         if array.ndim != 5 or array.dtype.kind != "f" or array.shape[1] != 1 or len(classes) < len(array):
             raise PatternError(f"{data} has shape {array.shape} and {len(classes)} labels; cubes are (n, 1, W, H, D)")

@@ -38,7 +38,8 @@ class PatternSettings:
         size: (rows, cols, deps) = (W, H, D) of a cube.
         classes: patterns, each a class.
         instances, validation_instances: scans that show a class, of the training and the validation scans.
-        border: voxels to stay off the common grid's border, (W, H, D); smaller where the grid is smaller.
+        border: voxels to stay off the common grid's border, (W, H, D); at most a quarter of the room that
+            a cube has to move in.
         distance: voxels of the common grid between the places of two classes, at least.
         multi_res: two more crops of every training scan, of other sides in-plane.
         zoom: their sides as shares of the cube's, from the first up to below the second.
@@ -213,7 +214,7 @@ def _choose_places(
 ) -> list[tuple[int, ...]]:
     """(scan, d, h, w) of every class, no scan twice before all have served."""
     grid, size = extents.grid, np.array(settings.size[::-1])
-    border = np.minimum(settings.border[::-1], (grid - size) // 2)
+    border = np.minimum(settings.border[::-1], (grid - size) // 4)  # half of the room is left for places
     if (border != settings.border[::-1]).any():
         say(f"border {tuple(border[::-1].tolist())} instead of {settings.border} (W, H, D), the scans are smaller")
     if len(scans) < settings.classes:
@@ -221,6 +222,7 @@ def _choose_places(
     found: list[tuple[int, ...]] = []
     barren = 0
     for scan in _rounds(rng, scans):
+        before = len(found)
         candidates = rng.integers(border, grid - size - border + 1, (CANDIDATES, 3))
         taken = np.array([place[1:] for place in found]).reshape(-1, 3)
         apart = np.sqrt(((candidates[:, None] - taken) ** 2).sum(2)).min(1, initial=np.inf) >= settings.distance
@@ -229,7 +231,7 @@ def _choose_places(
             if reject is None or not reject(int(scan), start[0], shape[0]):
                 found.append((int(scan), *place.tolist()))
                 break
-        barren = 0 if found and found[-1][0] == scan else barren + 1
+        barren = 0 if len(found) > before else barren + 1
         if len(found) == settings.classes:
             return found
         if barren == len(scans):
@@ -303,6 +305,20 @@ def cut(image_cdhw: np.ndarray, info: CaseInfo, row: np.ndarray, cube_dhw: Seque
         info: of the case.
         row: see ``COLUMNS``.
     """
-    d, h, w, side_d, side_h, side_w = row[2:].tolist()
-    box = image_cdhw[:, d : d + side_d, h : h + side_h, w : w + side_w]
-    return resample_image(to_unit(box, info.intensity), cube_dhw, order=1)
+    return _resized(image_cdhw, info, row[2:5], row[5:], cube_dhw)
+
+
+def cut_scan(image_cdhw: np.ndarray, info: CaseInfo, shape_dhw: Sequence[int]) -> np.ndarray:
+    """A whole scan without its padding: (C, *shape_dhw) float32 in [0, 1], linearly resized."""
+    return _resized(image_cdhw, info, info.pad_before, info.shape_resampled, shape_dhw)
+
+
+def _resized(
+    image_cdhw: np.ndarray,
+    info: CaseInfo,
+    start: Sequence[int] | np.ndarray,
+    sides: Sequence[int] | np.ndarray,
+    shape_dhw: Sequence[int],
+) -> np.ndarray:
+    d, h, w = (slice(int(a), int(a) + int(s)) for a, s in zip(start, sides, strict=True))
+    return resample_image(to_unit(image_cdhw[:, d, h, w], info.intensity), shape_dhw, order=1)

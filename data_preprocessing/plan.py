@@ -10,10 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
+Recipe = Literal["default", "medicalnet"]
 ANISOTROPY = 3.0  # longest over shortest spacing, or patch side, from which the coarse axis is treated apart
 
 
@@ -60,6 +61,8 @@ class Plan:
         ohe: a channel that is 1 where the scan is non-zero follows the scan's channels.
         mirror_axes: spatial axes, 0 the first of ``patch_size``, that training mirrors.
         intensities_from: the voxels behind the CT statistics: "constants", "foreground" or "not air".
+        recipe: "default", or "medicalnet", which resizes every scan, read depth first, to ``patch_size``
+            and has its own normalisation; see medicalnet.py.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Plan:
     ohe: bool = False
     mirror_axes: tuple[int, ...] = ()
     intensities_from: str = "constants"
+    recipe: Recipe = "default"
     version: int = PLAN_VERSION
 
     def __post_init__(self) -> None:
@@ -87,6 +91,10 @@ class Plan:
             faults.append(f"spacing {self.spacing_mm} is not three positive numbers")
         if len(self.normalization) != len(self.channels):
             faults.append(f"{len(self.normalization)} normalisations for {len(self.channels)} channels")
+        if self.recipe not in get_args(Recipe):
+            faults.append(f"recipe {self.recipe!r} is not one of {', '.join(get_args(Recipe))}")
+        if self.recipe != "default" and (self.dim != 3 or self.ohe):
+            faults.append(f"recipe {self.recipe} is for --dim 3 without --ohe")
         if not self.labels:
             faults.append("no labels, not even the background")
         if not set(self.mirror_axes) <= set(range(self.dim)):

@@ -16,9 +16,10 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from data_preprocessing.cases import CaseError, CaseInfo, Intensity, open_array, read_info, write_case
+from data_preprocessing.cases import Box, CaseError, CaseInfo, Intensity, open_array, read_info, write_case
 from data_preprocessing.crop import crop, nonzero_box, pad_to
 from data_preprocessing.dataset import Scan, array_faults, read_scan
+from data_preprocessing.medicalnet import resize_nearest, standardise, training_box
 from data_preprocessing.normalize import normalize, stored_range
 from data_preprocessing.parallel import each
 from data_preprocessing.plan import Plan
@@ -62,7 +63,7 @@ def prepare(
     images: Sequence[str] = (),
     label_file: str | None = None,
 ) -> PreparedCase:
-    """Crop, resample, normalise and pad one scan.
+    """Crop, resample, normalise and pad one scan; or what the plan's recipe asks for instead.
 
     A 2D plan keeps the scan's own voxel size and every slice; only H and W are padded.
 
@@ -71,7 +72,8 @@ def prepare(
         geometry: of the scan.
         plan: of the dataset.
         case: its name, for messages and ``info``.
-        pad: pad with zeros, so that no side is below the patch's (training).
+        pad: pad with zeros, so that no side is below the patch's (training). In recipe medicalnet:
+            cut to a box drawn around the target.
         label: uint8, (1, D, H, W).
         images: names of the scan's files, kept in ``info``.
         label_file: name of the label's file, kept in ``info``.
@@ -83,6 +85,10 @@ def prepare(
     started = time.perf_counter()
     if faults := array_faults(image_cdhw, label, channels=len(plan.channels), n_class=plan.n_class):
         raise PrepareError(f"{case}: " + "; ".join(faults))
+    if plan.recipe == "medicalnet":
+        return _prepared_as_medicalnet(
+            image_cdhw, geometry, plan, case=case, train=pad, label=label, images=images, label_file=label_file
+        )
     box = nonzero_box(image_cdhw)
     cropped = crop(image_cdhw, box)
     spacing_mm = plan.spacing_mm if plan.dim == 3 else geometry.spacing_mm
@@ -117,6 +123,57 @@ def prepare(
         seconds=round(time.perf_counter() - started, 3),
     )
     return PreparedCase(image_cdhw=stored, label=target, original_label=original, foreground=foreground, info=info)
+
+
+def _prepared_as_medicalnet(
+    image_cdhw: np.ndarray,
+    geometry: Geometry,
+    plan: Plan,
+    *,
+    case: str,
+    train: bool,
+    label: np.ndarray | None,
+    images: Sequence[str],
+    label_file: str | None,
+) -> PreparedCase:
+    """The chain of recipe medicalnet; every stored case has the patch's size. The case's name is the seed."""
+    started = time.perf_counter()
+    rng = np.random.default_rng(zlib.crc32(case.encode()))
+    whole: Box = ((0, 0, 0), geometry.shape_dhw)
+    box = training_box(image_cdhw, label, rng) if train else whole
+    d, h, w = plan.patch_size
+    resized = resize_nearest(crop(image_cdhw, box), (d, h, w))
+    stored = np.empty(resized.shape, np.float32)
+    intensity = []
+    for channel, target, how in zip(resized, stored, plan.normalization, strict=True):
+        target[...], shift, scale = standardise(channel, rng)
+        low, high = stored_range(target, how)
+        intensity.append(Intensity(shift=shift, scale=scale, low=low, high=high))
+    original = wanted = foreground = None
+    counts = np.zeros(0, np.int64)
+    if label is not None:
+        original = np.ascontiguousarray(crop(label, box))
+        wanted = resize_nearest(original, (d, h, w))
+        counts = np.bincount(wanted.ravel(), minlength=plan.n_class)
+        foreground = sample_foreground(wanted, counts, seed=zlib.crc32(case.encode()))
+    sides = zip(*box, geometry.spacing_mm, plan.patch_size, strict=True)
+    z, y, x = ((end - start) * length / side for start, end, length, side in sides)
+    info = CaseInfo(
+        case=case,
+        images=tuple(images),
+        label=label_file,
+        geometry=geometry,
+        crop_box=box,
+        shape_resampled=(d, h, w),
+        pad_before=(0, 0, 0),
+        shape_stored=(d, h, w),
+        spacing_mm=(z, y, x),
+        intensity=tuple(intensity),
+        voxels_per_class=tuple(counts.tolist()),
+        seconds=round(time.perf_counter() - started, 3),
+        corners=True,
+    )
+    return PreparedCase(image_cdhw=stored, label=wanted, original_label=original, foreground=foreground, info=info)
 
 
 def _normalized(
@@ -210,7 +267,7 @@ def _process(scan: Scan, plan: Plan, folder: Path, pad_to_patch: bool, float16: 
     if (info := whole_case(folder, scan.case, dtype)) is not None:
         return Outcome(case=scan.case, info=info, kept=True)
     try:
-        image, geometry, label = read_scan(scan)
+        image, geometry, label = read_scan(scan, depth_first=plan.recipe == "medicalnet")
         prepared = prepare(
             image,
             geometry,

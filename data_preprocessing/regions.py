@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+class RegionError(ValueError):
+    """Classes that do not make up the regions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regions:
     """Regions that nest: each is the union of some classes and lies inside the one before.
@@ -41,14 +45,14 @@ def brats_regions(labels: Sequence[str]) -> Regions:
     The Decathlon's Task01 and BraTS 2021 number oedema and core differently, so the names decide.
 
     Raises:
-        ValueError: if the names are not background, oedema, core and enhancing tumour in any order.
+        RegionError: if the names are not background, oedema, core and enhancing tumour in any order.
     """
     names = [name.lower() for name in labels]
     edema = [i for i, name in enumerate(names) if "edema" in name or "oedema" in name]
     enhancing = [i for i, name in enumerate(names) if "enhancing" in name and "non" not in name]
     core = [i for i in range(1, len(names)) if i not in edema + enhancing]
     if not len(edema) == len(enhancing) == len(core) == 1:
-        raise ValueError(
+        raise RegionError(
             f"--brats needs classes named edema, (non-enhancing or necrotic) core and enhancing tumour, "
             f"this dataset has {', '.join(labels[1:]) or 'none'}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from sklearn.model_selection import KFold
 
 SHUFFLE_SEED = 12345  # nnU-Net's and NVIDIA's: the same cases land in the same folds
@@ -27,3 +28,16 @@ def split(cases: Sequence[str], nfolds: int, fold: int) -> tuple[list[str], list
     folds = list(KFold(nfolds, shuffle=True, random_state=SHUFFLE_SEED).split(names))
     train, validation = folds[fold]
     return [names[i] for i in train], [names[i] for i in validation]
+
+
+def draw_cases(cases: Sequence[str], number: int, seed: int) -> list[str]:
+    """Some of the cases, sorted; with the same seed a smaller number gives a part of a larger one's.
+
+    Raises:
+        SplitError: where there are not as many.
+    """
+    if not 0 < number <= len(cases):
+        raise SplitError(f"--train_cases {number}: the fold has {len(cases)} training cases")
+    order = np.random.default_rng(seed).permutation(len(cases))
+    names = sorted(cases)
+    return sorted(names[i] for i in order[:number])

@@ -2,14 +2,15 @@
 
 NIfTI goes through nibabel; MetaImage, NRRD and DICOM folders through SimpleITK, whose LPS directions
 are turned into the RAS affine of NIfTI. Voxels are never reoriented: D, H, W are the file's third,
-second and first index.
+second and first index. MedicalNet's files hold the depth first: :func:`turn_axes` and
+:meth:`Geometry.turned` make arrays of them whose D, H, W are the first, second and third index.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,13 @@ class Geometry:
         shape_dhw: voxels; D is the last axis of the NIfTI file.
         spacing_mm: (D, H, W).
         affine: 4x4, from the file's voxel indices (x, y, z) = (w, h, d) to millimetres, as NIfTI stores it.
+        depth_first: D is the file's first index x, and W its last.
     """
 
     shape_dhw: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     affine: tuple[tuple[float, float, float, float], ...]
+    depth_first: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Geometry:
@@ -50,6 +53,7 @@ class Geometry:
             shape_dhw=tuple(values["shape_dhw"]),
             spacing_mm=tuple(values["spacing_mm"]),
             affine=tuple(tuple(row) for row in values["affine"]),
+            depth_first=values.get("depth_first", False),
         )
 
     @classmethod
@@ -67,9 +71,15 @@ class Geometry:
     @property
     def corners_mm(self) -> np.ndarray:
         """The eight corner voxels' places, (8, 3), millimetres."""
-        ends = [(0, side - 1) for side in reversed(self.shape_dhw)]
+        xyz = self.shape_dhw if self.depth_first else self.shape_dhw[::-1]
+        ends = [(0, side - 1) for side in xyz]
         indices = np.array([[*xyz, 1] for xyz in np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T])
         return (indices @ self.affine_array.T)[:, :3]
+
+    def turned(self) -> Geometry:
+        """Of the same file, read depth first (or, of a file read so, as usual)."""
+        (d, h, w), (z, y, x) = self.shape_dhw, self.spacing_mm
+        return replace(self, shape_dhw=(w, h, d), spacing_mm=(x, y, z), depth_first=not self.depth_first)
 
     def mismatch(self, other: Geometry) -> str | None:
         """What keeps another grid from being this one, in words, or None."""
@@ -79,6 +89,11 @@ class Geometry:
         if apart > MISPLACED * min(self.spacing_mm):
             return f"affines differ: corners lie up to {apart:.3g} mm apart"
         return None
+
+
+def turn_axes(array: np.ndarray) -> np.ndarray:
+    """(..., D, H, W) to a contiguous (..., W, H, D), as :meth:`Geometry.turned` turns a grid."""
+    return np.ascontiguousarray(np.swapaxes(array, -1, -3))
 
 
 def is_volume(path: Path) -> bool:
@@ -159,7 +174,8 @@ def write_volume(path: Path, array_dhw: np.ndarray, geometry: Geometry) -> None:
         raise VolumeError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
     if array_dhw.shape[-3:] != geometry.shape_dhw or array_dhw.ndim not in (3, 4):
         raise VolumeError(f"{path}: array {array_dhw.shape} does not fit the scan's grid {geometry.shape_dhw}")
-    temporary = path.with_name(f"writing-{path.name}")
+    temporary = path.with_name(f".writing-{path.name}")  # hidden: what a killed run leaves is no image
+    array_dhw = turn_axes(array_dhw) if geometry.depth_first else array_dhw
     try:
         if path.name.endswith(NIFTI_SUFFIXES):
             image = nibabel.Nifti1Image(array_dhw.T, geometry.affine_array)

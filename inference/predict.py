@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from data_preprocessing.preprocessor import prepare
 from data_preprocessing.regions import Regions
 from data_preprocessing.volume import write_volume
 from inference.restore import Prediction, restore
-from inference.sliding_window import Predictor, SlidingWindow
+from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
 
 Load = Callable[[], tuple[np.ndarray | Tensor, CaseInfo]]
@@ -30,13 +30,14 @@ class PredictSettings:
     """How a network's answers become labels.
 
     Attributes:
-        windows: how a volume is cut.
+        windows: how a volume is cut; None: not at all. The predictor, which may answer at a lower
+            resolution then, sees all of it.
         flip_axes: spatial axes of the patch to average over, those that training mirrored.
         regions: the network's outputs are these regions instead of classes.
         keep_probabilities: keep them beside the labels.
     """
 
-    windows: SlidingWindow
+    windows: SlidingWindow | None
     flip_axes: tuple[int, ...] = ()
     regions: Regions | None = None
     keep_probabilities: bool = False
@@ -55,13 +56,21 @@ def predict_case(
     Args:
         image_cdhw: the stored image; a memory map will do.
         info: of the case.
-        predictor: windows (N, C, *patch) to logits (N, classes or regions, *patch).
+        predictor: windows (N, C, *patch) to logits (N, classes or regions, *patch); without
+            windows, of volumes that are stored without padding.
         settings: windows, flips and what to keep.
         device: where windows and scores live.
     """
     exclusive = settings.regions is None
     averaged = flip_average(probabilities(predictor, exclusive=exclusive), settings.flip_axes)
-    slabs = settings.windows.stream(image_cdhw, averaged, device=device)
+    if settings.windows is None:
+        with torch.no_grad():
+            scores = averaged(torch.as_tensor(np.array(image_cdhw)[None], device=device))[0]
+        d, h, w = scores.shape[1:]
+        slabs: Iterable[Slab] = [Slab(0, 0, d, scores)]
+        info = replace(info, shape_resampled=(d, h, w), shape_stored=(d, h, w), pad_before=(0, 0, 0))
+    else:
+        slabs = settings.windows.stream(image_cdhw, averaged, device=device)
     return restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
 
 
@@ -125,7 +134,8 @@ def predict_stored(
 
 def _raw(scan: Scan, plan: Plan) -> Load:
     def load() -> tuple[np.ndarray, CaseInfo]:
-        image, geometry, _ = read_scan(Scan(case=scan.case, images=scan.images))
+        unlabelled = Scan(case=scan.case, images=scan.images)
+        image, geometry, _ = read_scan(unlabelled, depth_first=plan.recipe == "medicalnet")
         names = [path.name for path in scan.images]
         prepared = prepare(image, geometry, plan, case=scan.case, pad=False, images=names)
         return prepared.image_cdhw, prepared.info
@@ -151,6 +161,9 @@ def _predict_all(
             image, info = loaded.result()
             prediction = predict_case(image, info, predictor, settings, device=device)
             path = write_prediction(results, info, prediction)
+        except (MemoryError, torch.cuda.OutOfMemoryError):
+            remedy = "take a smaller --val_batch_size, or --gpus 0"
+            yield Predicted(case=case, fault=f"{case}: not enough memory for a scan of this size; {remedy}")
         except (ValueError, OSError) as error:
             message = str(error)
             yield Predicted(case=case, fault=message if case in message else f"{case}: {message}")

@@ -111,8 +111,9 @@ class _Line:
     part: Tensor
 
     @classmethod
-    def between(cls, old: int, new: int, *, nearest: bool, device: torch.device) -> _Line:
-        places = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5
+    def between(cls, old: int, new: int, *, nearest: bool, corners: bool, device: torch.device) -> _Line:
+        places = torch.arange(new, dtype=torch.float64)
+        places = places * ((old - 1) / max(new - 1, 1)) if corners else (places + 0.5) * (old / new) - 0.5
         if nearest:
             places = torch.floor(places + 0.5)
         places = places.clamp_(0, old - 1)
@@ -140,10 +141,13 @@ class _Way:
 
     @classmethod
     def back(cls, info: CaseInfo, device: torch.device) -> _Way:
-        coarse = anisotropic_axis(info.geometry.spacing_mm, info.spacing_mm)
+        coarse = None if info.corners else anisotropic_axis(info.geometry.spacing_mm, info.spacing_mm)
         shapes = zip(info.shape_resampled, info.shape_cropped, strict=True)
         return cls(
-            tuple(_Line.between(n, m, nearest=axis == coarse, device=device) for axis, (n, m) in enumerate(shapes))
+            tuple(
+                _Line.between(n, m, nearest=axis == coarse, corners=info.corners, device=device)
+                for axis, (n, m) in enumerate(shapes)
+            )
         )
 
     def ready(self, axis: int, stop: int) -> int:

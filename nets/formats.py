@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -115,10 +116,10 @@ def load_safely(path: Path) -> dict[str, Any]:
     """
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or foreign file fails in whatever way its bytes suggest
         text = " ".join(str(error).split())
-        found = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand))[: ]+(?:GLOBAL )?([\w.]+)", text)
+        found = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand))[: ]+(?:GLOBAL )?([A-Za-z_][\w.]+)", text)
         if found:
             raise WeightsError(
                 f"{path} holds Python objects ({found.group(1)}), not weights alone; nothing of it was run: "

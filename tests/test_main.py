@@ -179,6 +179,8 @@ def test_evaluation_repeats_the_training_runs_dice(cases, trained, tmp_path):
     assert run(*flags, "--ckpt_path", checkpoint, "--save_preds") == 0
     evaluated, logged = records(tmp_path)[()], records(trained)[1]
     assert evaluated["Dice"] == pytest.approx(logged["Dice"], abs=1e-4)
+    assert run(*flags, "--ckpt_path", checkpoint) == 0
+    assert (tmp_path / "logs.json").read_text().count('"step": []') == 2  # evaluating does not erase a run's log
     assert evaluated["Val Loss"] == pytest.approx(logged["Val Loss"], abs=1e-4)
     assert len(list((tmp_path / "predictions_last_task=None_fold=0").glob("*.npy"))) == 2
 
@@ -205,16 +207,21 @@ def test_two_ranks_count_every_case_once(cases, trained, tmp_path):
 
 def test_two_ranks_train(cases, tmp_path):
     command = [sys.executable, ROOT / "main.py", "--data", cases, "--results", tmp_path, *SMALL, "--cpu_ranks", 2]
+    command += ["--epochs", 1, "--nfolds", 8]  # a single case to validate: the second rank has none
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*map(str, command), "--epochs", "1"], check=True, env=environment, timeout=240)
+    subprocess.run(list(map(str, command)), check=True, env=environment, timeout=240)
     logged = records(tmp_path)
     assert set(logged) == {"PARAMETER", 0}  # rank 0 alone writes
     assert np.isfinite(logged[0]["Train Loss"])
+    assert np.isfinite(logged[0]["Val Loss"])
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_every_training_option_runs_together(cases, tmp_path, capsys):
     flags = "--deep_supervision --focal --res_block --norm batch --optimizer sgd --momentum 0.9 --scheduler polynomial"
-    flags += " --gradient_clip_val 12 --skip_first_n_eval 1 --epochs 2 --profile --augment none --val_batch_size 2"
+    flags += (
+        " --amp --gradient_clip_val 12 --skip_first_n_eval 1 --epochs 2 --profile --augment none --val_batch_size 2"
+    )
     assert train(cases, tmp_path, *flags.split(), "--steps_per_epoch", 5, "--learning_rate", 0.01) == 0
     logged = records(tmp_path)
     assert "Dice" not in logged[0]
@@ -228,6 +235,13 @@ def test_training_starts_from_a_checkpoint(cases, trained, tmp_path):
     flags = ["--ckpt_path", trained / "checkpoints" / "last.ckpt", "--epochs", 1, "--learning_rate", 1e-9]
     assert train(cases, tmp_path, *flags) == 0
     assert records(tmp_path)[0]["Dice"] == pytest.approx(records(trained)[1]["Dice"], abs=0.5)
+
+
+def test_a_checkpoint_of_another_network_or_labels_without_regions_are_refused(cases, trained, tmp_path):
+    message = train(cases, tmp_path, "--ckpt_path", trained / "checkpoints" / "last.ckpt", "--res_block")
+    assert "holds another network" in message
+    assert "res_block False" in message
+    assert "this dataset has organ, lesion" in train(cases, tmp_path, "--brats")
 
 
 def test_2d_network_on_volumes(dataset, tmp_path):
@@ -275,6 +289,7 @@ def test_brats_regions_train_and_predict(tmp_path):
 @pytest.mark.parametrize("mode", ["train", "predict"])
 def test_benchmark_reports_throughput_and_latency(cases, tmp_path, mode):
     flags = ["--exec_mode", mode, "--benchmark", "--train_batches", 4, "--test_batches", 4, "--warmup", 1]
+    assert "nothing to measure" in train(cases, tmp_path, *flags, "--logname", "none.json", "--warmup", 9)
     assert train(cases, tmp_path, *flags, "--logname", "perf.json", "--steps_per_epoch", 4) == 0
     result = records(tmp_path, "perf.json")[()]
     assert result[f"throughput_{mode}"] > 0
@@ -311,7 +326,7 @@ def test_a_pickled_checkpoint_runs_no_code(trained, tmp_path):
     message = run(
         "--exec_mode", "predict", "--gpus", 0, "--results", tmp_path, "--ckpt_path", evil, "--input", tmp_path
     )
-    assert "evil.ckpt is no checkpoint" in message
+    assert "evil.ckpt holds Python objects (posix.mkdir)" in message
     assert not (tmp_path / "owned").exists()
 
 
@@ -324,3 +339,7 @@ def test_a_checkpoint_of_another_plan_is_refused(cases, trained, tmp_path):
     )
     assert "trained under another plan" in message
     assert "spacing_mm" in message
+    for file in cases.glob("phantom_*"):
+        (tmp_path / file.name).symlink_to(file)
+    flags = ["--epochs", 3, "--amp", "--layout", "NDHWC", "--ema", 0.5, "--resume_training", "--ckpt_path", checkpoint]
+    assert "trained under another plan" in train(tmp_path, tmp_path, *flags)

@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,6 +137,9 @@ def test_preprocessed_folder_follows_the_task_only_where_data_is_left_alone():
     assert preprocessed_folder(Path("/data"), "04", 3) == Path("/data/04_3d")
     assert preprocessed_folder(Path("/elsewhere/04_3d"), "04", 3) == Path("/elsewhere/04_3d")
     assert preprocessed_folder(Path("/data"), None, 3) == Path("/data")
+    predict = MainSettings(exec_mode="predict", task="4", dim=2, ckpt_path=Path("c.ckpt"))
+    assert predict.folder == Path("/data/04_2d/test")
+    assert replace(predict, benchmark=True).folder == Path("/data/04_2d")
 
 
 def test_other_commands_refuse_contradictions():

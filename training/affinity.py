@@ -1,5 +1,8 @@
 """Binding a rank to the CPU cores near its GPU.
 
+A process hands its binding on to those that it starts, and rank 0 starts the others: so each rank binds
+itself once all of them run.
+
 The modes are those of NVIDIA's gpu_affinity helper: the cores considered are those of the socket that
 the rank's GPU is connected to, "unique" ones are given to one rank only, and "single" is one core.
 """
@@ -9,10 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 Mode = Literal[
     "socket",
@@ -38,6 +44,29 @@ class CpuLayout:
     near: tuple[frozenset[int], ...]
 
 
+class Binding(Callback):
+    """Binds each rank of a Trainer to its cores before it makes loaders."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        bind_rank(self.mode, trainer, trainer.num_nodes)
+
+
+def bind_rank(mode: Mode, runner: Trainer | Fabric, nodes: int) -> None:
+    """Bind this rank of a Trainer or Fabric that has started all of them; a machine's only rank stays free."""
+    ranks = runner.world_size // nodes
+    if ranks > 1:
+        set_affinity(mode, runner.local_rank, ranks, gpu=runner.strategy.root_device.type == "cuda")
+
+
+@cache
+def unbound_cpus() -> frozenset[int]:
+    """The CPUs that this process might use before it was first bound, so that binding twice is binding once."""
+    return frozenset(os.sched_getaffinity(0))
+
+
 def set_affinity(mode: Mode, local_rank: int, ranks: int, *, gpu: bool) -> frozenset[int]:
     """Bind this process, and what it starts from now on, to the CPUs of its rank, and return them.
 
@@ -49,7 +78,7 @@ def set_affinity(mode: Mode, local_rank: int, ranks: int, *, gpu: bool) -> froze
         ranks: processes on this machine.
         gpu: rank r works on CUDA device r; otherwise the ranks are spread over the NUMA nodes.
     """
-    allowed = frozenset(os.sched_getaffinity(0))
+    allowed = unbound_cpus()
     if mode == "disabled":
         return allowed
     near = gpu_cpus(ranks, SYSFS) if gpu else numa_cpus(ranks, SYSFS)

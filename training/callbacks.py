@@ -131,10 +131,10 @@ class StopWatch(Callback):
 
 
 def latency_summary(mode: str, seconds: list[float], images: int) -> dict[str, float]:
-    """DLLogger's names: throughput in images/s, latency in ms (mean, 90, 95 and 99 percentiles)."""
+    """DLLogger's names: throughput in images/s, latency in ms (mean, median, 90, 95 and 99 percentiles)."""
     times = np.array(seconds)
     summary = {f"throughput_{mode}": images / float(times.mean()), f"latency_{mode}_mean": 1000 * float(times.mean())}
-    for share in (90, 95, 99):
+    for share in (50, 90, 95, 99):
         summary[f"latency_{mode}_{share}"] = 1000 * float(np.percentile(times, share))
     return summary
 
@@ -142,7 +142,7 @@ def latency_summary(mode: str, seconds: list[float], images: int) -> dict[str, f
 def describe_latency(logger: RunLogger, mode: str) -> None:
     """Units of ``latency_summary``, as DLLogger's metadata."""
     logger.metadata(f"throughput_{mode}", {"unit": "images/s", "format": ":.2f"})
-    for name in ("mean", "90", "95", "99"):
+    for name in ("mean", "50", "90", "95", "99"):
         logger.metadata(f"latency_{mode}_{name}", {"unit": "ms", "format": ":.2f"})
 
 

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 
 from data_preprocessing.plan import Plan, PlanError
 from nets.blocks import NetworkError
 from nets.build import build_network
 from nets.dynamic_unet import DynamicUNet, NetworkSettings
+from nets.formats import WeightsError, load_safely
 from nets.genesis_unet import GenesisUNet
 
-Kind = Literal["segmentation", "restoration", "classification"]
+Kind = Literal["segmentation", "restoration", "classification", "autoencoder", "semantic"]
 
 # A resumed run continues exactly only under the settings that shaped the steps already taken.
 SHAPING = (
     "seed nfolds fold dim data2d_dim nvol batch_size oversampling steps_per_epoch augment mirror_axes depth min_fmap "
     "filters norm negative_slope res_block more_chn deep_supervision deep_supr_num optimizer learning_rate momentum "
     "weight_decay gradient_clip_val scheduler epochs ema focal brats amp train_batches exec_mode kind train_cases "
-    "encoder nesterov step_epochs loss method methods genesis patch_size outputs z_score cube_folds cube_val_folds "
-    "hidden"
+    "encoder shortcut dilated new_layer_lr_mult lr_decay nesterov step_epochs loss method methods genesis patch_size "
+    "outputs z_score cube_folds cube_val_folds hidden exp lambda_rec lambda_cls patterns classes plateau_epochs"
 ).split()
 
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint of ours, or one of another plan or run."""
+
+
+class ForeignCheckpointError(CheckpointError):
+    """A checkpoint, but not one of this program."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it.
+
+    Lightning's own way leads through the system's temporary folder. That is another disk in most containers, so
+    the file is copied into place, and a run killed meanwhile leaves half a checkpoint and no other to resume from.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp")
+        torch.save(checkpoint, temporary)
+        temporary.replace(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +66,21 @@ class Checkpoint:
     def build(self) -> DynamicUNet | GenesisUNet:
         """The U-Net with its weights (the averaged ones, where training averaged)."""
         network = build_network(self.plan, self.network, out_channels=self.n_outputs)
-        try:
-            network.load_state_dict(self.weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.path}: weights do not fit the plan beside them: {error}") from error
+        self.fill(network)
         return network
+
+    def fill(self, network: torch.nn.Module) -> None:
+        """Put the weights into a network of the very same layers. Raises CheckpointError for any other."""
+        found = {name: weight.shape for name, weight in self.weights.items()}
+        wanted = {name: weight.shape for name, weight in network.state_dict().items()}
+        if differ := sorted(name for name in found | wanted if found.get(name) != wanted.get(name)):
+            flags = ", ".join(f"{name} {value}" for name, value in asdict(self.network).items())
+            raise CheckpointError(
+                f"{self.path} holds another network than the one asked for: {len(differ)} parameters differ, the first "
+                f"is {differ[0]}; give the settings that it was trained with ({flags}), or take what fits "
+                "with --pretrained"
+            )
+        network.load_state_dict(self.weights)
 
     def check_kind(self, kind: Kind) -> None:
         """Raises CheckpointError where the network was made for something else."""
@@ -59,9 +89,14 @@ class Checkpoint:
                 f"{self.path} holds a network for {self.kind}, not {kind}: start a training from it with --pretrained"
             )
 
+    def check_outputs(self, wanted: int, table: Path) -> None:
+        """Raises CheckpointError where a table has another number of classes than the network."""
+        if wanted != self.n_outputs:
+            raise CheckpointError(f"{self.path} tells {self.n_outputs} classes apart, {table} names {wanted}")
+
     def check_plan(self, other: Plan, folder: Path) -> None:
         """Raises CheckpointError where cases of a folder are not what the network was trained on."""
-        keys = "dim channels labels spacing_mm patch_size normalization ohe".split()
+        keys = "dim channels labels spacing_mm patch_size normalization ohe recipe".split()
         ours, theirs = asdict(self.plan), asdict(other)
         if differ := [f"{k} {ours[k]} against {theirs[k]}" for k in keys if ours[k] != theirs[k]]:
             raise CheckpointError(
@@ -103,12 +138,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give the path of a .ckpt file that training wrote")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({reason})") from error
-    if not isinstance(content, dict) or not {"kind", "plan", "network_settings", "settings", "state_dict"} <= set(content):
-        raise CheckpointError(
+        content = load_safely(path)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
+    wanted = {"kind", "plan", "network_settings", "n_outputs", "settings", "state_dict"}
+    if not wanted <= set(content):
+        raise ForeignCheckpointError(
             f"{path} is no checkpoint of this program; other weights start a training with --pretrained"
         )
     try:

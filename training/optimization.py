@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-Schedule = Literal["none", "cosine", "one_cycle", "polynomial", "step"]
+Schedule = Literal["none", "cosine", "one_cycle", "polynomial", "step", "exponential", "plateau"]
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +26,67 @@ class OptimizationSettings:
     nesterov: bool = True
     weight_decay: float = 1e-4
     schedule: Schedule = "none"
+    fused: bool = True
+    """One kernel for all weights. Such a step unscales gradients itself: too late where mixed precision clips them."""
     step_epochs: int = 40
     """Epochs between the halvings of schedule "step"."""
+    plateau_epochs: int = 20
+    """Evaluations without a lower loss before schedule "plateau" halves."""
+    lr_decay: float = 0.99
+    """Factor an epoch of schedule "exponential"."""
+    new_layer_lr_mult: float = 1.0
+    """Learning rate of layers without pre-trained weights, over that of the others (MedicalNet: 100)."""
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSettings) -> Optimizer:
-    """AdamW, or SGD with momentum; one fused kernel for all weights."""
+def parameter_groups(network: nn.Module, new: Collection[str], settings: OptimizationSettings) -> list[dict[str, Any]]:
+    """All parameters as one group, or the transferred ones and, at their own learning rate, the new ones.
+
+    Args:
+        network: with parameters that require gradients.
+        new: names of parameters that took nothing from pre-trained weights; empty where there were none.
+        settings: whose ``new_layer_lr_mult`` is 1 for one group.
+    """
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    fresh = [name for name in trained if name in new]
+    if settings.new_layer_lr_mult == 1 or not fresh:
+        return [{"params": list(trained.values())}]
+    learning_rate = settings.learning_rate * settings.new_layer_lr_mult
+    return [
+        {"params": [p for name, p in trained.items() if name not in new]},
+        {"params": [trained[name] for name in fresh], "lr": learning_rate},
+    ]
+
+
+def build_optimizer(parameters: Parameters, settings: OptimizationSettings) -> Optimizer:
+    """AdamW, or SGD with momentum."""
     if settings.optimizer == "adam":
-        return AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        return AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=settings.fused)
     return SGD(
         parameters,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
         weight_decay=settings.weight_decay,
-        fused=True,
+        fused=settings.fused,
     )
 
 
 def optimizer_and_schedule(
-    parameters: Iterable[nn.Parameter], settings: OptimizationSettings, total_steps: int
+    parameters: Parameters, settings: OptimizationSettings, total_steps: int
 ) -> OptimizerLRScheduler:
-    """What ``configure_optimizers`` returns. Schedule "step" halves by epochs, the others go by steps."""
+    """What ``configure_optimizers`` returns.
+
+    Schedules "step" and "exponential" go by epochs, "plateau" by the logged "loss" of the validation, the others
+    by steps.
+    """
     optimizer = build_optimizer(parameters, settings)
+    if settings.schedule == "plateau":
+        plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.plateau_epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "loss", "strict": False}}
     if settings.schedule == "step":
         schedule, interval = LambdaLR(optimizer, lambda epoch: 0.5 ** (epoch // settings.step_epochs)), "epoch"
+    elif settings.schedule == "exponential":
+        schedule, interval = LambdaLR(optimizer, lambda epoch: settings.lr_decay**epoch), "epoch"
     else:
         kind = settings.schedule
         schedule, interval = LambdaLR(optimizer, lambda step: learning_rate_factor(kind, step, total_steps)), "step"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_loading.genesis import GenesisError, GenesisSettings
 from data_preprocessing.plan import Plan
 from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
-from training.checkpoint import describe
+from training.checkpoint import Kind, describe
 from training.optimization import OptimizationSettings, optimizer_and_schedule
 from training.segmentation import check_finite
 
@@ -35,12 +35,17 @@ PATIENCE_WITH_FLAT = 3  # validations in a row: a network that begins may be fla
 SHOWN = 4  # patches of a picture
 
 
-def genesis_settings(methods: Sequence[str], assignments: Sequence[str]) -> GenesisSettings:
+def genesis_settings(
+    methods: Sequence[str] | None,
+    assignments: Sequence[str],
+    make: Callable[..., GenesisSettings] = GenesisSettings,
+) -> GenesisSettings:
     """Settings of the transformations from the command line.
 
     Args:
-        methods: in use.
+        methods: in use; None: those of ``make``.
         assignments: ``name=value`` of further fields, values as in JSON.
+        make: GenesisSettings, or one of its named variants.
 
     Raises:
         GenesisError: for names that are no field and values that do not fit.
@@ -57,7 +62,7 @@ def genesis_settings(methods: Sequence[str], assignments: Sequence[str]) -> Gene
             raise GenesisError(f"--genesis {assignment}: give {name}=VALUE, a value as in JSON") from error
         values[name] = tuple(value) if isinstance(value, list) else value
     try:
-        return GenesisSettings(methods=tuple(methods), **values)
+        return make(**values) if methods is None else make(methods=tuple(methods), **values)
     except (TypeError, IndexError) as error:
         raise GenesisError(f"--genesis {' '.join(assignments)}: {error}") from error
 
@@ -73,13 +78,17 @@ class RestorationModule(LightningModule):
         z_score: mean and standard deviation in HU; the corrupted input, in [0, 1], is taken as HU
             -1000 to 1000 and z-scored, as the published nnU-Net variant sees it. None: it stays in [0, 1].
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
+        network: another one than the plan's U-Net, such as an autoencoder, made with these settings.
     """
+
+    kind: Kind = "restoration"
 
     def __init__(
         self,
         plan: Plan,
         network_settings: NetworkSettings,
         *,
+        network: nn.Module | None = None,
         optimization: OptimizationSettings | None = None,
         outputs: int = 1,
         z_score: tuple[float, ...] | None = None,
@@ -87,7 +96,9 @@ class RestorationModule(LightningModule):
     ) -> None:
         super().__init__()
         self.plan, self.network_settings = plan, network_settings
-        self.network = build_network(plan, network_settings, out_channels=plan.in_channels * outputs)
+        self.network: nn.Module = network or build_network(
+            plan, network_settings, out_channels=plan.in_channels * outputs
+        )
         self.optimization = optimization or OptimizationSettings()
         self.outputs, self.z_score = outputs, z_score
         self.run_settings = run_settings or {}
@@ -99,10 +110,14 @@ class RestorationModule(LightningModule):
 
     def restore(self, corrupted: Tensor) -> Tensor:
         """(N, C, *patch) in [0, 1] to (N, C * outputs, *patch) in (0, 1), float32."""
-        if self.z_score is not None:
-            mean, std = self.z_score
-            corrupted = (corrupted * 2000 - 1000 - mean) / std
-        return torch.sigmoid(self.network(corrupted)[0].float())
+        return torch.sigmoid(self.network(self.scaled(corrupted))[0].float())
+
+    def scaled(self, corrupted: Tensor) -> Tensor:
+        """What the network is shown of a patch in [0, 1]."""
+        if self.z_score is None:
+            return corrupted
+        mean, std = self.z_score
+        return (corrupted * 2000 - 1000 - mean) / std
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = F.mse_loss(self.restore(batch["image"]), self._repeated(batch["target"]))
@@ -116,7 +131,11 @@ class RestorationModule(LightningModule):
         check_finite(self)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        restored, target = self.restore(batch["image"]), self._repeated(batch["target"])
+        self.count(self.restore(batch["image"]), batch, batch_idx)
+
+    def count(self, restored: Tensor, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add a validation batch to the sums, and keep slices of the first."""
+        target = self._repeated(batch["target"])
         patches = len(target)
         error = F.mse_loss(restored, target) * patches
         spread = [x.flatten(2).std(-1).mean(1).sum() for x in (restored, target)]
@@ -126,18 +145,25 @@ class RestorationModule(LightningModule):
             self.slices = [_middle_slices(x[:SHOWN, 0]) for x in three]
 
     def on_validation_epoch_end(self) -> None:
-        totals = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum").cpu()
-        self._sums.zero_()
-        loss, share = float(totals[0] / totals[3]), float(totals[1] / totals[2].clamp_min(1e-12))
+        loss, share = self.restoration()
+        self.conclude(loss, {"Spread %": 100 * share})
+
+    def conclude(self, loss: float, further: dict[str, float]) -> None:
+        """Log an evaluation, ``loss`` being what decides which epoch is best."""
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.current_epoch
-        self._evaluation = {
-            "Val Loss": loss,
-            "Min Val Loss": self.best_loss,
-            "Best epoch": self.best_epoch,
-            "Spread %": 100 * share,
-        }
+        best = {"Min Val Loss": self.best_loss, "Best epoch": float(self.best_epoch)}
+        self._evaluation = {"Val Loss": loss, **best, **further}
         self.log("loss", loss, prog_bar=True)
+
+    def restoration(self) -> tuple[float, float]:
+        """Mean squared error over all ranks, and the restored patches' spread as a share of the scans'.
+
+        Warns where restored patches stay flat.
+        """
+        totals = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum").cpu()
+        self._sums = torch.zeros_like(self._sums)
+        share = float(totals[1] / totals[2].clamp_min(1e-12))
         self.flat_evaluations = self.flat_evaluations + 1 if share < FLAT else 0
         if self.flat_evaluations == PATIENCE_WITH_FLAT:
             _warn(
@@ -145,18 +171,23 @@ class RestorationModule(LightningModule):
                 f"spread is {100 * share:.1f} % of the scans'), whatever it is shown. Start anew with a lower "
                 f"--learning_rate (now {self.optimization.learning_rate:g}), or --optimizer adam --learning_rate 0.001"
             )
+        return float(totals[0] / totals[3]), share
 
     def evaluation(self) -> dict[str, float]:
         """DLLogger's names and values of this epoch's evaluation; empty where there was none."""
         return self._evaluation
+
+    @property
+    def n_outputs(self) -> int:
+        """What rebuilds the network, beside plan and settings."""
+        return self.plan.in_channels * self.outputs
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = int(self.trainer.estimated_stepping_batches)
         return optimizer_and_schedule(self.network.parameters(), self.optimization, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        outputs = self.network.out_channels
-        checkpoint |= describe("restoration", self.plan, self.network_settings, outputs, self.run_settings)
+        checkpoint |= describe(self.kind, self.plan, self.network_settings, self.n_outputs, self.run_settings)
         checkpoint["best"] = {"loss": self.best_loss, "epoch": self.best_epoch, "flat": self.flat_evaluations}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -185,7 +216,8 @@ class RestorationPictures(Callback):
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs:
+        due = trainer.current_epoch % self.every == 0 or trainer.current_epoch + 1 == trainer.max_epochs
+        if due and pl_module.slices:  # Semantic Genesis may learn classes alone
             path = self.folder / f"restoration_epoch={trainer.current_epoch}.png"
             draw_restoration(path, pl_module.slices)
 

@@ -22,7 +22,7 @@ from nets.genesis_unet import GenesisUNet
 from training.checkpoint import describe
 from training.losses import SegmentationLoss
 from training.metrics import DiceMeter
-from training.optimization import OptimizationSettings, optimizer_and_schedule
+from training.optimization import OptimizationSettings, optimizer_and_schedule, parameter_groups
 from training.validation import VolumeLoss
 
 
@@ -86,6 +86,7 @@ class SegmentationModule(LightningModule):
         self.loss = SegmentationLoss(focal=focal, regions=regions, dice_only=dice_only)
         self.invert_resampled = invert_resampled
         self.run_settings = run_settings or {}
+        self.new_layers: frozenset[str] = frozenset()  # parameters without pre-trained weights, where there are some
         self.meter = DiceMeter(plan.n_class, regions)
         self.val_loss = torch.zeros(2, dtype=torch.float64)  # sum over cases, and their number
         self.best_dice, self.best_epoch = -math.inf, 0
@@ -109,6 +110,8 @@ class SegmentationModule(LightningModule):
         check_finite(self)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not batch:  # a rank without cases
+            return
         image, case = batch["image"][0], batch["case"]
         slabs: Iterable[Slab] = self.windows.stream(image, self.predictor(), device=self.device)
         if self.invert_resampled:
@@ -147,12 +150,15 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = int(self.trainer.estimated_stepping_batches)
-        return optimizer_and_schedule(self.network.parameters(), self.optimization, steps)
+        groups = parameter_groups(self.network, self.new_layers, self.optimization)
+        return optimizer_and_schedule(groups, self.optimization, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         outputs = self.network.out_channels
         checkpoint |= describe("segmentation", self.plan, self.network_settings, outputs, self.run_settings)
         checkpoint["best"] = {"dice": self.best_dice, "epoch": self.best_epoch}
+        checkpoint["new_layers"] = sorted(self.new_layers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best_dice, self.best_epoch = checkpoint["best"]["dice"], checkpoint["best"]["epoch"]
+        self.new_layers = frozenset(checkpoint["new_layers"])  # before configure_optimizers asks

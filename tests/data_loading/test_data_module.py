@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from data_loading.dali_loader import LoaderError
-from data_loading.data_module import LoaderSettings, SegmentationDataModule, batch_layout
+from data_loading.data_module import LoaderSettings, SegmentationDataModule, batch_layout, patch_source
 from data_loading.sampling import AugmentationSettings
 
 MakeFolder = Callable[..., tuple]
@@ -97,6 +97,15 @@ def test_a_2d_batch_is_nvol_volumes(make_folder: MakeFolder) -> None:
     assert batch_layout(plan, LoaderSettings(batch_size=64)) == (4, 16)
     assert batch_layout(plan, LoaderSettings(batch_size=2)) == (2, 1)
     assert batch_layout(plan, LoaderSettings(batch_size=64, data2d_dim=2)) == (64, 1)
+
+
+def test_an_epoch_visits_each_volume_about_once(make_folder: MakeFolder) -> None:
+    folder, plan, cases = make_folder(5, patch_size=(12, 16))
+    whole, single = (
+        patch_source(folder, plan, cases, LoaderSettings(batch_size=8, nvol=2, data2d_dim=d), compiled=True)  # type: ignore[arg-type]
+        for d in (3, 2)
+    )
+    assert (whole.sampler.steps_per_epoch, single.sampler.steps_per_epoch) == (3, 1)  # of 2 volumes, of 8
 
 
 def test_mirroring_follows_the_plan_unless_told_otherwise(make_folder: MakeFolder) -> None:

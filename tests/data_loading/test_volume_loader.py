@@ -27,7 +27,8 @@ def test_volumes_come_whole_and_in_order(make_folder: Callable[..., tuple]) -> N
 def test_ranks_share_the_cases_without_repeats(make_folder: Callable[..., tuple], world_size: int) -> None:
     folder, _plan, cases = make_folder(5)
     loaders = [VolumeLoader(folder, cases, 1, rank=r, world_size=world_size) for r in range(world_size)]
-    assert sorted(item["case"] for loader in loaders for item in loader) == cases
+    assert sorted(item["case"] for loader in loaders for item in loader if item) == cases
+    assert min(map(len, loaders)) >= 1  # Lightning would leave a rank without any item out of the evaluation
     assert [len(loader) for loader in loaders] == [len(list(loader)) for loader in loaders]
 
 

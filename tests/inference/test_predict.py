@@ -62,6 +62,23 @@ def test_preprocessed_cases_give_what_raw_scans_give(tmp_path, image):
     assert "b_x.npy does not exist" in missing.fault
 
 
+def test_a_scan_too_large_for_the_memory_costs_no_other_one(tmp_path, image):
+    for case in "abc":
+        content = np.full_like(image, 10) if case == "b" else image
+        prepared = prepare(content[None], GEOMETRY, PLAN, case=case, pad=False)
+        write_case(tmp_path, prepared.info, prepared.image_cdhw)
+
+    def predictor(windows: torch.Tensor) -> torch.Tensor:
+        if windows.max() <= 0:  # nothing bright: it is b
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return brightness(windows)
+
+    settings = PredictSettings(windows=SlidingWindow(patch_size=(8, 8, 16), batch_size=1000))
+    done = list(predict_stored(tmp_path, ["a", "b", "c"], predictor, settings, tmp_path / "out"))
+    assert [outcome.path is None for outcome in done] == [False, True, False]
+    assert "b: not enough memory" in done[1].fault
+
+
 def test_channels_of_one_scan_are_found_from_one_of_them(tmp_path):
     for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz"):
         (tmp_path / name).touch()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +12,9 @@ import pytest
 import torch
 
 from training import affinity
-from training.affinity import CpuLayout, choose_cpus, gpu_cpus, numa_cpus, read_layout, set_affinity
+from training.affinity import CpuLayout, choose_cpus, gpu_cpus, numa_cpus, read_layout, set_affinity, unbound_cpus
 
+ROOT = Path(__file__).parents[2]
 SOCKETS = [frozenset({0, 1, 2, 3, 8, 9, 10, 11}), frozenset({4, 5, 6, 7, 12, 13, 14, 15})]
 ALL = frozenset(range(16))
 
@@ -100,12 +103,36 @@ def test_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert [choose_cpus(found, "socket_unique_continuous", rank) for rank in range(2)] == [{0, 1}, {2, 3}]
 
 
+def test_rank_zero_binds_itself_after_it_started_the_others(tmp_path: Path) -> None:
+    """Or they would inherit its cores and share them with it."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import os, sys\n"
+        "from lightning_fabric import Fabric\n"
+        "from training.affinity import bind_rank\n"
+        "if __name__ == '__main__':\n"
+        "    fabric = Fabric(accelerator='cpu', devices=2, strategy='ddp')\n"
+        "    fabric.launch()\n"
+        "    bind_rank('single_single_unique', fabric, 1)\n"
+        "    open(sys.argv[1] + str(fabric.global_rank), 'w').write(str(sorted(os.sched_getaffinity(0))))\n"
+        "    fabric.barrier()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), str(tmp_path / "rank")], check=True, env=environment, timeout=120)
+    bound = [(tmp_path / f"rank{rank}").read_text() for rank in range(2)]
+    assert bound[0] != bound[1] or len(os.sched_getaffinity(0)) == 1
+
+
 def test_binding_this_process(sysfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[frozenset[int]] = []
     monkeypatch.setattr(affinity, "SYSFS", sysfs)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(ALL))
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: bound.append(cpus))
+    unbound_cpus.cache_clear()
     assert set_affinity("disabled", 1, 2, gpu=False) == ALL
     assert bound == []
     assert set_affinity("single_single_unique", 1, 2, gpu=False) == {4}
-    assert bound == [{4}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4})
+    assert set_affinity("single_single_unique", 1, 2, gpu=False) == {4}  # a second time changes nothing
+    assert bound == [{4}, {4}]
+    unbound_cpus.cache_clear()

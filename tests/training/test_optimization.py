@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from training.optimization import OptimizationSettings, build_optimizer, learning_rate_factor
+from training.optimization import (
+    OptimizationSettings,
+    build_optimizer,
+    learning_rate_factor,
+    optimizer_and_schedule,
+    parameter_groups,
+)
 
 
 def test_schedules_at_their_landmarks():
@@ -26,3 +32,38 @@ def test_optimizers_descend(name, kind):
         (weight**2).sum().backward()
         optimizer.step()
     assert weight.abs().max().item() < 0.1
+
+
+def test_new_layers_learn_faster_and_all_decay_by_epochs():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    settings = OptimizationSettings(
+        optimizer="sgd", learning_rate=0.001, schedule="exponential", lr_decay=0.5, new_layer_lr_mult=100
+    )
+    made = optimizer_and_schedule(parameter_groups(net, {"1.weight", "1.bias"}, settings), settings, 10)
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.001, 0.1])
+    assert [sum(p.numel() for p in group["params"]) for group in optimizer.param_groups] == [8, 3]
+    assert scheduler["interval"] == "epoch"
+    optimizer.step()
+    scheduler["scheduler"].step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0005, 0.05])
+
+
+def test_one_group_where_nothing_was_transferred():
+    net = torch.nn.Linear(3, 2)
+    assert len(parameter_groups(net, set(), OptimizationSettings(new_layer_lr_mult=100))) == 1
+    assert len(parameter_groups(net, {"weight"}, OptimizationSettings())) == 1
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_a_step_that_is_not_fused_is_the_same(name):
+    """Clipping under mixed precision needs one."""
+    weights = []
+    for fused in (True, False):
+        weight = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+        optimizer = build_optimizer([weight], OptimizationSettings(optimizer=name, momentum=0.5, fused=fused))
+        assert optimizer.defaults["fused"] is fused
+        (weight**2).sum().backward()
+        optimizer.step()
+        weights.append(weight.detach())
+    torch.testing.assert_close(*weights)

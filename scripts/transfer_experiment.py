@@ -1,0 +1,196 @@
+"""Does pre-training help where labels are few? Fine-tuning from scratch against pre-trained weights.
+
+    python scripts/transfer_experiment.py --dataset Task04_Hippocampus --work /results/transfer \\
+        --plot docs/transfer_hippocampus.png
+
+One fold: its training images, without their labels, pre-train a network (Models Genesis); then a few
+labelled cases of them, drawn by the seed, fine-tune it, and as many steps train the same network from
+scratch. Both are tested on the fold's validation cases, which no stage sees, with the weights of the last
+step: nothing is chosen by the test. A run that is done is not repeated, so a killed experiment goes on.
+Other pre-trainings join with --weights NAME=FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import main as command
+import preprocess
+from data_preprocessing.cases import list_cases
+from data_preprocessing.plan import PLAN_FILE
+from data_preprocessing.splits import split
+from settings import run_command
+
+NFOLDS, FOLD = 5, 0
+Dice = dict[str, dict[int, list[float]]]  # arm -> labelled cases -> one mean Dice in percent a seed
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, required=True, help="labelled dataset in the Decathlon's layout")
+    parser.add_argument("--work", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--plot", type=Path, help="picture to write; default: WORK/transfer.png")
+    parser.add_argument("--cases", type=int, nargs="+", default=[5, 10, 20], help="labelled training cases")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of cases, weights and patches")
+    parser.add_argument("--steps", type=int, default=150, help="of every fine-tuning")
+    parser.add_argument("--learning_rate", type=float, default=0.003, help="of every fine-tuning")
+    parser.add_argument("--pretrain_epochs", type=int, default=8)
+    parser.add_argument("--pretrain_steps", type=int, default=60, help="of an epoch, four patches each")
+    parser.add_argument("--filters", type=int, nargs="+", default=[8, 16, 32, 64], help="of the network's stages")
+    parser.add_argument("--transfer", choices=("encoder", "all"), default="all")
+    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="further pre-trainings")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args(argv)
+
+
+def experiment(options: argparse.Namespace) -> int:
+    """Run what is not done yet, then write the table, ``results.json`` and the plot."""
+    torch.set_num_threads(options.threads)
+    folder = preprocessed(options.dataset, options.work)
+    arms: dict[str, Path | None] = {"scratch": None, "Models Genesis": pretrained(options, folder)}
+    for pair in options.weights:
+        name, _, path = pair.partition("=")
+        arms[name] = Path(path)
+    dice: Dice = {arm: {n: [] for n in options.cases} for arm in arms}
+    for seed in options.seeds:
+        for n in options.cases:
+            for arm, weights in arms.items():
+                dice[arm][n].append(fine_tuned(options, folder, arm, weights, n, seed))
+                report(options, dice)
+    return 0
+
+
+def preprocessed(dataset: Path, work: Path) -> Path:
+    """The dataset's preprocessed folder, made where it is not there."""
+    folder = work / f"{dataset.resolve().name}_3d"
+    if preprocess.main(["--dataset", str(dataset), "--results", str(work)]):
+        raise SystemExit(1)
+    return folder
+
+
+def pretrained(options: argparse.Namespace, folder: Path) -> Path:
+    """Best checkpoint of a pre-training on the fold's training images, in a folder that holds nothing else."""
+    images, results = options.work / "unlabelled", options.work / "pretrained_genesis"
+    done = results / "done.json"
+    if not done.is_file():
+        images.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / PLAN_FILE, images)
+        for case in split(list_cases(folder), NFOLDS, FOLD)[0]:
+            for name in (f"{case}.json", f"{case}_x.npy"):
+                shutil.copy(folder / name, images)
+        argv = ["--exec_mode", "pretrain", "--data", images, "--epochs", options.pretrain_epochs]
+        argv += [
+            "--steps_per_epoch",
+            options.pretrain_steps,
+            "--batch_size",
+            4,
+            "--scheduler",
+            "--learning_rate",
+            0.003,
+        ]
+        seconds = run(options, results, argv)
+        (best,) = (results / "checkpoints").glob("restoration-*.ckpt")
+        done.write_text(json.dumps({"checkpoint": str(best), "seconds": seconds}) + "\n", encoding="utf-8")
+    return Path(json.loads(done.read_text(encoding="utf-8"))["checkpoint"])
+
+
+def fine_tuned(
+    options: argparse.Namespace, folder: Path, arm: str, weights: Path | None, cases: int, seed: int
+) -> float:
+    """Mean Dice in percent over the fold's validation cases after the last step."""
+    results = options.work / f"{arm.replace(' ', '_').lower()}_n={cases}_seed={seed}"
+    done = results / "done.json"
+    if not done.is_file():
+        argv = ["--data", folder, "--train_cases", cases, "--seed", seed, "--epochs", 1, "--steps_per_epoch"]
+        argv += [
+            options.steps,
+            "--scheduler",
+            "polynomial",
+            "--learning_rate",
+            options.learning_rate,
+            "--batch_size",
+            2,
+        ]
+        argv += ["--no-save_ckpt"]
+        if weights is not None:
+            argv += ["--pretrained", weights, "--transfer", options.transfer]
+        seconds = run(options, results, argv)
+        logged = [json.loads(line.removeprefix("DLLL ")) for line in (results / "logs.json").read_text().splitlines()]
+        dice = next(record["data"]["Dice"] for record in logged if record["step"] == 0)
+        done.write_text(json.dumps({"dice": dice, "seconds": seconds}) + "\n", encoding="utf-8")
+    return float(json.loads(done.read_text(encoding="utf-8"))["dice"])
+
+
+def run(options: argparse.Namespace, results: Path, argv: Sequence[object]) -> float:
+    """main.py in this process; the seconds that it took."""
+    common = ["--results", results, "--nfolds", NFOLDS, "--fold", FOLD, "--depth", len(options.filters) - 1]
+    common += ["--filters", *options.filters, "--num_workers", 0]
+    started = time.perf_counter()
+    if command.main([str(value) for value in (*argv, *common)]):
+        raise SystemExit(1)
+    return time.perf_counter() - started
+
+
+def report(options: argparse.Namespace, dice: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    """``results.json``, ``table.md`` and the plot of what is done so far."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    text = json.dumps({"settings": settings, "dice": dice}, indent=1)
+    (options.work / "results.json").write_text(text + "\n", encoding="utf-8")
+    (options.work / "table.md").write_text(table(dice), encoding="utf-8")
+    draw(options.plot or options.work / "transfer.png", dice)
+
+
+def table(dice: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
+    """Markdown: mean Dice and its standard deviation over the seeds; each arm's mean gain over the first."""
+    first = next(iter(dice.values()))
+    lines = ["| labelled cases | " + " | ".join(dice) + " |", "|---" * (1 + len(dice)) + "|"]
+    for n, reference in first.items():
+        cells = []
+        for by_cases in dice.values():
+            values = by_cases[n]
+            if not values:
+                cells.append("-")
+                continue
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            gain = np.subtract(values, reference[: len(values)]).mean()
+            cells.append(f"{np.mean(values):.1f}{spread}" + (f" ({gain:+.1f})" if by_cases is not first else ""))
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(path: Path, dice: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    """Mean Dice by labelled cases, a line an arm and a point a run."""
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (arm, by_cases) in enumerate(dice.items()):
+        done = {n: values for n, values in by_cases.items() if values}
+        places = np.arange(len(done)) + 0.06 * (number - (len(dice) - 1) / 2)
+        means = [np.mean(values) for values in done.values()]
+        spread = [float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in done.values()]
+        axes.errorbar(places, means, yerr=spread, capsize=3, color=f"C{number}", label=arm)
+        for place, values in zip(places, done.values(), strict=True):
+            axes.plot([place] * len(values), values, ".", color=f"C{number}", alpha=0.5)
+    counts = list(next(iter(dice.values())))
+    axes.set_xticks(range(len(counts)), [str(n) for n in counts])
+    axes.set(xlabel="labelled training cases", ylabel="mean Dice [%]", title="fine-tuning, same steps")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    run_command(lambda: experiment(parse_arguments(None)))

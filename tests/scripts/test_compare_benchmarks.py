@@ -1,0 +1,77 @@
+"""Two records are compared metric by metric, and only where that means something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import compare_benchmarks
+from scripts.benchmark_record import Metric, RecordError, latencies, write_record
+
+
+def record(path: Path, *, rate: float = 100.0, latency: float = 10.0, batch_size: int = 2, unit: str = "ms") -> Path:
+    results = {
+        "throughput": Metric(value=rate, unit="images/s", better="higher"),
+        "latency": Metric(value=latency, unit=unit, better="lower"),
+    }
+    write_record(path, {"mode": "train", "batch_size": batch_size}, results)
+    return path
+
+
+def compare(*arguments: object) -> int:
+    return compare_benchmarks.main([str(argument) for argument in arguments])
+
+
+def test_a_regression_beyond_the_limit_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record(tmp_path / "a.json")
+    assert compare(before, record(tmp_path / "b.json", rate=92, latency=10.9)) == 0
+    assert compare(before, record(tmp_path / "b.json", latency=11.2)) == 1
+    assert "worse by more than 10 %: latency" in capsys.readouterr().out
+    assert compare(before, record(tmp_path / "b.json", rate=90)) == 1
+    assert "throughput" in capsys.readouterr().out
+    assert compare(before, record(tmp_path / "b.json", rate=90), "--max_regression", "12%") == 0
+    assert compare(before, record(tmp_path / "b.json", rate=300, latency=1), "--max_regression", "0") == 0
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    before = record(tmp_path / "a.json")
+    with pytest.raises(RecordError, match="batch_size 2, .*b.json with 4: not comparable"):
+        compare(before, record(tmp_path / "b.json", batch_size=4))
+    with pytest.raises(RecordError, match=r"latency: ms \(lower is better\) against s"):
+        compare(before, record(tmp_path / "b.json", unit="s"))
+    with pytest.raises(RecordError, match="neither a percentage"):
+        compare(before, before, "--max_regression", "much")
+    with pytest.raises(RecordError, match="below 0"):
+        compare(before, before, "--max_regression=-3%")
+    with pytest.raises(RecordError, match=r"c.json: No such file"):
+        compare(before, tmp_path / "c.json")
+    (tmp_path / "c.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"c.json is no record .* it lacks machine"):
+        compare(before, tmp_path / "c.json")
+
+
+def test_another_machine_is_refused(tmp_path: Path) -> None:
+    before, after = record(tmp_path / "a.json"), record(tmp_path / "b.json")
+    values = json.loads(after.read_text(encoding="utf-8"))
+    values["machine"]["cpu"] = "another"
+    after.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(RecordError, match="on another: measure both on one machine"):
+        compare(before, after)
+
+
+def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
+    write_record(tmp_path / "b.json", {"mode": "train", "batch_size": 2}, {})
+    with pytest.raises(RecordError, match="no result in common"):
+        compare(record(tmp_path / "a.json"), tmp_path / "b.json")
+
+
+def test_latencies_are_percentiles() -> None:
+    results = latencies("work", [i / 1000 for i in range(1, 102)], items=3, unit="things")
+    assert results["latency_work_50"].value == pytest.approx(51)
+    assert results["latency_work_90"].value == pytest.approx(91)
+    assert results["latency_work_99"].value == pytest.approx(100)
+    assert results["throughput_work"].value == pytest.approx(3000 / 51)
+    with pytest.raises(RecordError, match="nothing was measured"):
+        latencies("work", [], items=1, unit="things")

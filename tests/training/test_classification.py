@@ -1,0 +1,136 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data_loading.class_loader import ClassTable, ClassTableError, class_loader, read_classes
+from data_loading.data_module import LoaderSettings
+from inference.sliding_window import SlidingWindow
+from nets.dynamic_unet import NetworkSettings
+from training.classification import ClassificationModule, score_classes, windows_of_scan, write_scores
+
+CASES = [f"case_{i:02d}" for i in range(4)]
+
+
+def table_file(tmp_path, text):
+    path = tmp_path / "labels.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_one_class_a_scan(tmp_path):
+    path = table_file(tmp_path, "case,label\ncase_01,MRI\ncase_00,CT\nother,CT\n")
+    table = read_classes(path, CASES, "ce")
+    assert table.names == ("CT", "MRI")
+    assert {case: target.tolist() for case, target in table.targets.items()} == {"case_01": [1.0], "case_00": [0.0]}
+
+
+def test_several_labels_a_scan(tmp_path):
+    path = table_file(tmp_path, "case,effusion,nodule\ncase_01,1,0\ncase_02,1,1\n")
+    table = read_classes(path, CASES, "bce")
+    assert table.names == ("effusion", "nodule")
+    assert table.targets["case_01"].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("", "ce", "has 0 columns"),
+        ("case,a,b\ncase_01,1,0\n", "ce", "several labels a scan need --loss bce"),
+        ("case,a\ncase_01,yes\n", "bce", "line 2: 1 labels 0 or 1 wanted"),
+        ("case,label\ncase_01,CT\ncase_01,CT\n", "ce", "line 3: case_01 has a line already"),
+        ("case,label\nscan,CT\n", "ce", "names none of the 4 cases, such as case_00"),
+        ("case,label\ncase_01,CT\ncase_02,CT\n", "ce", "has one class, CT"),
+    ],
+)
+def test_tables_that_do_not_fit_are_named(tmp_path, text, kind, message):
+    with pytest.raises(ClassTableError, match=message):
+        read_classes(table_file(tmp_path, text), CASES, kind)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(ClassTableError, match=r"nowhere.csv cannot be read"):
+        read_classes(tmp_path / "nowhere.csv", CASES, "ce")
+
+
+def test_a_patch_carries_its_scans_class(make_folder):
+    folder, plan, cases = make_folder(4, labelled=False, image=lambda i: np.full((1, 12, 16, 20), i, np.float32))
+    table = ClassTable(names=("a", "b"), targets={case: np.array([i], np.float32) for i, case in enumerate(cases)})
+    settings = LoaderSettings(batch_size=2, num_workers=0, augmentation=None)
+    with class_loader(folder, plan, cases, table, settings) as loader:
+        seen = list(loader)
+    assert [len(batch["target"]) for batch in seen] == [2, 2]
+    values = torch.cat([batch["image"].flatten(1).mean(1) for batch in seen])
+    torch.testing.assert_close(values, torch.cat([batch["target"][:, 0] for batch in seen]))
+    assert sorted(values.tolist()) == [0, 1, 2, 3]
+
+
+def test_scores_of_two_classes():
+    p = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    scores = score_classes(p, np.array([[0], [0], [1], [1]], np.float32), "ce")
+    assert scores.accuracy == 0.75
+    assert scores.auc == 0.75  # of four pairs of one scan each, three are in order
+    assert scores.confusion == [[2, 0], [1, 1]]
+
+
+def test_scores_of_three_classes_and_of_several_labels():
+    three = score_classes(np.eye(3) * 0.8 + 0.1, np.array([[0], [1], [2]], np.float32), "ce")
+    assert (three.accuracy, three.auc) == (1.0, 1.0)
+    two = score_classes(np.array([[0.9, 0.2], [0.1, 0.6]]), np.array([[1, 0], [0, 0]], np.float32), "bce")
+    assert two.accuracy == 0.75
+    assert math.isnan(two.auc)  # nobody has the second label
+    assert two.confusion == [[[1, 0], [0, 1]], [[1, 1], [0, 0]]]
+
+
+@pytest.mark.parametrize("patch", [(8, 12, 16), (16, 16, 24), (16, 24)])
+def test_windows_cover_the_scan(patch):
+    image = torch.arange(12 * 16 * 20, dtype=torch.float32).reshape(1, 12, 16, 20) + 1
+    batches = list(windows_of_scan(image, SlidingWindow(patch_size=patch, batch_size=4)))
+    seen = torch.cat(batches)
+    assert seen.shape[1:] == (1, *patch)
+    assert max(len(batch) for batch in batches) <= 4
+    assert set(image.flatten().tolist()) <= set(seen.flatten().tolist())
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_the_loss_falls_on_a_batch_and_scores_are_written(make_folder, tmp_path, kind):
+    _, plan, cases = make_folder(2, labelled=False)
+    targets = [[0.0], [1.0]] if kind == "ce" else [[1.0, 0.0], [0.0, 1.0]]
+    table = ClassTable(
+        names=("a", "b"), targets={c: np.array(t, np.float32) for c, t in zip(cases, targets, strict=True)}
+    )
+    torch.manual_seed(0)
+    module = ClassificationModule(
+        plan,
+        NetworkSettings(depth=1, filters=(4, 8)),
+        table,
+        kind=kind,
+        hidden=16,
+        windows=SlidingWindow(patch_size=plan.patch_size),
+    )
+    x = torch.rand(2, 1, 8, 12, 16) * torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1, 1)
+    target = torch.tensor(targets)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    losses = []
+    for _ in range(30):
+        loss = module.loss(module.network(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+    rows = np.array([[0.75, 0.25], [0.5, 0.5]])
+    module.probabilities = dict(zip(cases, rows, strict=True))
+    module.scores = score_classes(rows, np.array(targets, np.float32), kind)
+    write_scores(tmp_path, module)
+    summary = json.loads((tmp_path / "classification.json").read_text())
+    assert summary["classes"] == ["a", "b"]
+    assert summary["auc"] == 1.0
+    with (tmp_path / "classification.csv").open() as stream:
+        lines = list(csv.reader(stream))
+    assert lines[0] == ["case", "p(a)", "p(b)", "target"]
+    assert lines[1] == [cases[0], "0.750000", "0.250000", "a" if kind == "ce" else "1 0"]
