@@ -27,7 +27,7 @@ from data_preprocessing.patterns import PatternSettings
 from data_preprocessing.plan import PLAN_FILE, Plan, PlanError
 from data_preprocessing.preprocessor import Outcome, run
 from data_preprocessing.splits import split
-from settings import PreprocessSettings, parse
+from settings import PreprocessSettings, parse, run_command
 from training.pattern_pictures import draw_patterns
 
 T = TypeVar("T")
@@ -278,4 +278,4 @@ def _report(faults: dict[str, list[str]], total: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -607,7 +607,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted; --resume_training, or the same command again, goes on from here")
+        sys.exit("interrupted; the same command again goes on from here (main.py: with --resume_training)")
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and type(error).__module__ == "builtins":
             raise

@@ -143,7 +143,6 @@ class ClassDataModule(LightningDataModule):
         self.train_cases = [case for case in train_cases if case in table.targets]
         self.val_cases = [case for case in val_cases if case in table.targets]
         self.device_id = device_id
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer cases than ranks
         self.train_loader: PatchLoader | None = None
 
     def train_dataloader(self) -> PatchLoader:

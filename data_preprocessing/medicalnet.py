@@ -16,7 +16,6 @@ from data_preprocessing.crop import crop, nonzero_box
 from data_preprocessing.plan import Normalization, Plan
 
 INPUT_SIZE = (56, 448, 448)
-WIDER = 0.5  # of the target's side: at most as much more is kept on either side of it
 
 
 def as_published(plan: Plan, shapes: Sequence[Sequence[int]], spacings_mm: Sequence[Sequence[float]]) -> Plan:
@@ -37,7 +36,7 @@ def as_published(plan: Plan, shapes: Sequence[Sequence[int]], spacings_mm: Seque
 
 
 def training_box(image_cdhw: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> Box:
-    """Without the border of the corner voxel's value, and with random room around the target.
+    """Without the border of the corner voxel's value; around the target, random room of up to half its side.
 
     Args:
         image_cdhw: of the scan.
@@ -49,9 +48,9 @@ def training_box(image_cdhw: np.ndarray, label: np.ndarray | None, rng: np.rando
         return inside
     starts, ends = [], []
     for first, low, high, end in zip(inside[0], *nonzero_box(target), inside[1], strict=True):
-        room = WIDER * (high - low) * rng.random(2)
-        starts.append(first + max(0, int(low - room[0])))
-        ends.append(min(end, first + int(np.ceil(high + room[1]))))
+        before, after = rng.integers(0, (high - low) // 2, size=2, endpoint=True).tolist()
+        starts.append(first + max(0, low - before))
+        ends.append(min(end, first + high + after))
     return (starts[0], starts[1], starts[2]), (ends[0], ends[1], ends[2])
 
 

@@ -119,7 +119,7 @@ def load_safely(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or foreign file fails in whatever way its bytes suggest
         text = " ".join(str(error).split())
-        found = re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand))[: ]+(?:GLOBAL )?([A-Za-z_][\w.]+)", text)
+        found = re.search(r"(?:GLOBAL|Unsupported (?:global|class))[: ]+(?:GLOBAL )?([A-Za-z_][\w.]+)", text)
         if found:
             raise WeightsError(
                 f"{path} holds Python objects ({found.group(1)}), not weights alone; nothing of it was run: "

@@ -144,7 +144,7 @@ def _widen(value: Any) -> Any:
 def _widen_by_type(value: Any) -> Any:
     if isinstance(value, types.Float):
         return lambda value: value
-    return lambda value: _bits_to_float(np.uint32(np.uint32(value) << np.uint32(16)))
+    return lambda value: _bits_to_float(np.uint32(np.uint32(value) << np.uint32(16)))  # type: ignore[call-arg]
 
 
 def _put(out: Any, index: int, value: Any) -> None:
@@ -161,7 +161,7 @@ def _put_by_type(out: Any, index: Any, value: Any) -> Any:
     else:
 
         def put(out: Any, index: Any, value: Any) -> None:
-            bits = _float_to_bits(np.float32(value))
+            bits = _float_to_bits(np.float32(value))  # type: ignore[call-arg,var-annotated]
             even = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
             out[index] = np.uint16(np.uint32(bits + even + np.uint32(0x7FFF)) >> np.uint32(16))
 

@@ -59,7 +59,7 @@ class BenchmarkSettings:
     cases: int = setting(8, "made-up scans")
     parts: tuple[Literal["loader", "preprocess", "genesis", "inference", "step"], ...] = setting(
         CHECKED,
-        "of check and --against",  # type: ignore[arg-type]
+        "of check and --against",
     )
     against: str | None = setting(None, "git revision to compare with, both measured now, turn by turn")
     rounds: int = setting(3, "turns of each revision")

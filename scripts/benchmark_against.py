@@ -33,7 +33,7 @@ class Gate:
 
 
 def gate(wanted: Gate, root: Path = ROOT) -> int:
-    """1 where a part of ``root`` is slower than in the revision by more than the limit; 0 where there is no such one."""
+    """1 where a part of ``root`` is slower than in the revision by more than the limit, else 0."""
     limit = share(wanted.max_regression)
     if git(root, "rev-parse", "--verify", "--quiet", f"{wanted.revision}^{{commit}}").returncode:
         print(f"no revision {wanted.revision} here: nothing to compare with")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from scripts.benchmark_peers import Comparison, compare, take_turns
 
 CT = Normalization(scheme="ct", mean=80.0, std=120.0, lower=-150.0, upper=300.0)
 CLASSES = 5  # background and four labels
+OLD_MM = (2.0, 0.8, 0.8)
 
 
 def loader(rounds: int, scale: float) -> list[Comparison]:
@@ -97,16 +99,12 @@ def resample(rounds: int, scale: float) -> list[Comparison]:
     rows = []
     image, label = ct_case(_sides((100, 512, 512), scale))
     for name, target in (("first axis", (1.5, 0.8, 0.8)), ("all axes", (1.5, 0.9, 0.9))):
-        old = (2.0, 0.8, 0.8)
-        shape = resampled_shape(image.shape[1:], old, target)
+        shape = resampled_shape(image.shape[1:], OLD_MM, target)
         kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        ways = {
-            "ours": lambda shape=shape: (resample_image(image, shape), resample_label(label, shape)),
-            "nvidia recipe": lambda shape=shape: (
-                skimage_image(image, shape),
-                class_by_class(label, shape),
-            ),
-            "nnunetv2": lambda shape=shape, target=target: nnunet_resample(image, label, shape, old, target),
+        ways: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+            "ours": partial(our_resample, image, label, shape),
+            "nvidia recipe": partial(recipe_resample, image, label, shape),
+            "nnunetv2": partial(nnunet_resample, image, label, shape, OLD_MM, target),
         }
         ways["ours"]()  # compiles
         seconds = take_turns({n: _keeping(kept, n, way) for n, way in ways.items()}, min(rounds, 2), warm=False)
@@ -117,6 +115,14 @@ def resample(rounds: int, scale: float) -> list[Comparison]:
         shapes = " -> ".join("x".join(map(str, s)) for s in (image.shape[1:], shape))
         rows += compare("resample", f"{name}, {shapes}", seconds, unit="CPU s", check=check)
     return rows
+
+
+def our_resample(image: np.ndarray, label: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    return resample_image(image, shape), resample_label(label, shape)
+
+
+def recipe_resample(image: np.ndarray, label: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    return skimage_image(image, shape), class_by_class(label, shape)
 
 
 def _keeping(kept: dict[str, Any], name: str, work: Callable[[], Any]) -> Callable[[], None]:
@@ -175,7 +181,7 @@ def preprocess(rounds: int, scale: float) -> list[Comparison]:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        geometry = Geometry.of(image.shape[1:], (2.0, 0.8, 0.8), np.diag([0.8, 0.8, 2.0, 1.0]))
+        geometry = Geometry.of(image.shape[1:], OLD_MM, np.diag([0.8, 0.8, 2.0, 1.0]))
         files = folder / "case_image.nii.gz", folder / "case_label.nii.gz"
         write_volume(files[0], image[0].astype(np.int16), geometry)
         write_volume(files[1], label[0], geometry)
@@ -193,9 +199,9 @@ def preprocess(rounds: int, scale: float) -> list[Comparison]:
             )
             scan = Scan(case="case", images=(files[0],), label=files[1])
             ways = {
-                "ours": lambda plan=plan: _run_fresh(scan, plan, folder / "ours"),
-                "nvidia recipe": lambda target=target: recipe(*files, target, folder),
-                "nnunetv2": lambda target=target: nnunet_case(*files, target, folder),
+                "ours": partial(_run_fresh, scan, plan, folder / "ours"),
+                "nvidia recipe": partial(recipe, *files, target, folder),
+                "nnunetv2": partial(nnunet_case, *files, target, folder),
             }
             ways["ours"]()  # compiles
             seconds = take_turns(ways, min(rounds, 2), warm=False)

@@ -64,7 +64,13 @@ def _memory(what: str, peer: str, ours: float, theirs: float) -> Comparison:
 
 def _alone(out: Path, who: str, classes: int, shape: Sequence[int], cube: Sequence[int]) -> dict[str, float]:
     """Report of one run in a process of its own."""
-    values = {"who": [who], "out": [out], "classes": [classes], "shape": shape, "window": cube}
+    values: dict[str, Sequence[Any]] = {
+        "who": [who],
+        "out": [out],
+        "classes": [classes],
+        "shape": shape,
+        "window": cube,
+    }
     arguments = [str(text) for name, given in values.items() for text in (f"--{name}", *given)]
     command = [sys.executable, str(PROGRAM), *arguments, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -124,7 +130,7 @@ def _monai_step(image: torch.Tensor, label: torch.Tensor) -> Any:
         filters=FILTERS,
         norm_name=("INSTANCE", {"affine": True}),
         act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-    ).to(memory_format=torch.channels_last_3d)
+    ).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=8e-4, weight_decay=1e-4)
     loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
+PREPROCESS = MAIN.with_name("preprocess.py")
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -25,11 +26,11 @@ def switches(settings: object, names: Sequence[str]) -> list[str]:
     return [f"--{name}" for name in names if getattr(settings, name)]
 
 
-def launch(arguments: Sequence[str]) -> int:
-    """Print and run ``main.py`` with these arguments; its exit status is returned, 130 for an interruption."""
-    command = [sys.executable, str(MAIN), *arguments]
+def launch(arguments: Sequence[str], program: Path = MAIN) -> int:
+    """Print and run a program with these arguments; its exit status is returned, 130 for an interruption."""
+    command = [sys.executable, str(program), *arguments]
     print(shlex.join(command), flush=True)
     try:
         return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:  # main.py got it too and has said so
+    except KeyboardInterrupt:  # the program got it too and has said so
         return 130

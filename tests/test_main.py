@@ -312,7 +312,7 @@ def test_bad_input_gets_one_message(cases, trained, tmp_path):
     assert "junk.ckpt is no checkpoint" in run(*predict, junk, "--input", tmp_path)
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, other)
-    assert "other.ckpt is no checkpoint of this program" in run(*predict, other, "--input", tmp_path)
+    assert "other.ckpt holds weights of an unknown network" in run(*predict, other, "--input", tmp_path)
     assert "holds no scans" in run(*predict, trained / "checkpoints" / "last.ckpt", "--input", tmp_path)
 
 

@@ -147,6 +147,8 @@ class ClassificationModule(LightningModule):
         self.probabilities = {}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not batch:  # this rank has no case, but must take part in the sums
+            return
         logits = torch.cat([self.network(x).float() for x in windows_of_scan(batch["image"][0], self.windows)])
         probabilities = logits.sigmoid() if self.kind == "bce" else logits.softmax(1)
         self.probabilities[batch["case"]] = probabilities.mean(0).double().cpu().numpy()

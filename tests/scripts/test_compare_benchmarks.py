@@ -37,7 +37,7 @@ def test_a_regression_beyond_the_limit_fails(tmp_path: Path, capsys: pytest.Capt
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     before = record(tmp_path / "a.json")
-    with pytest.raises(RecordError, match="batch_size 2, .*b.json with 4: not comparable"):
+    with pytest.raises(RecordError, match=r"batch_size 2, .*b\.json with 4: not comparable"):
         compare(before, record(tmp_path / "b.json", batch_size=4))
     with pytest.raises(RecordError, match=r"latency: ms \(lower is better\) against s"):
         compare(before, record(tmp_path / "b.json", unit="s"))
