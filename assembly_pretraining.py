@@ -87,14 +87,17 @@ def _semantic(settings: MainSettings) -> Pretraining:
     where = settings.patterns or index_path(settings.folder, settings.fold)
     if where.is_dir():
         train = cubes = PublishedPatterns(where, "train", settings.fold, settings.classes)
-        validation = PublishedPatterns(where, "val", settings.fold, settings.classes)
         plan, n_class = cube_plan(where, cubes.size_dhw), cubes.n_class
+        validation = PublishedPatterns(where, "val", settings.fold, n_class)
     else:
         patterns = read_patterns(where)
         _check_scans(settings.folder, patterns.cases, where)
-        plan, n_class = _plan(settings).with_(patch_size=patterns.cube_dhw), len(patterns.places)
-        train = PatternPatches(settings.folder, patterns, patterns.training, plan.in_channels)
-        validation = PatternPatches(settings.folder, patterns, patterns.validation, plan.in_channels)
+        plan = _plan(settings).with_(patch_size=patterns.cube_dhw)
+        n_class = min(settings.classes or len(patterns.places), len(patterns.places))
+        train, validation = (
+            PatternPatches(settings.folder, patterns, rows[rows[:, 0] < n_class], plan.in_channels)
+            for rows in (patterns.training, patterns.validation)
+        )
     module = SemanticModule(
         plan,
         network_of(settings),

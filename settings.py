@@ -328,7 +328,7 @@ class MainSettings:
         "semantic: index (.npy) that preprocess.py --exec_mode patterns made, or a folder of published cubes "
         "(train_data1_vwGen_ex_ref_fold<fold>.npy, ...); None: patterns/patterns_fold<fold>.npy of --data",
     )
-    classes: int | None = setting(None, "semantic: the first classes of published cubes (44 of 50); None: all")
+    classes: int | None = setting(None, "semantic: the first classes only, such as 44 of the published 50; None: all")
     genesis: tuple[str, ...] | None = setting(
         None, "pretrain: name=value of any field of GenesisSettings, such as shuffle_probability=0.3"
     )

@@ -38,6 +38,7 @@ from data_preprocessing.cubes import CubeError, find_cubes, open_cubes, read_cub
 from data_preprocessing.plan import Normalization, Plan
 
 PATCHES_A_SCAN = 32  # of an epoch, as the published generator cuts cubes
+DRAWS = 10  # places tried for a patch: nothing but padding or air teaches nothing, and its gradients explode
 
 
 class Patches(Protocol):
@@ -87,8 +88,12 @@ class CasePatches:
 
     def read(self, index: int, rng: np.random.Generator, patch_dhw: Sequence[int]) -> np.ndarray:
         case = self._reader.open(self.names[index])
-        start = draw_start(rng, case.shape_dhw, patch_dhw, NOTHING, 0.0)
-        return to_unit(copy_box(case.image_cdhw, start, patch_dhw), self._intensity[index])
+        for _ in range(DRAWS):
+            start = draw_start(rng, case.shape_dhw, patch_dhw, NOTHING, 0.0)
+            patch = to_unit(copy_box(case.image_cdhw, start, patch_dhw), self._intensity[index])
+            if patch.max() > patch.min():
+                break
+        return patch
 
 
 class CubePatches:

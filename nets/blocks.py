@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nets.fused_norm import fits, instance_norm_act
+
 Norm = Literal["instance", "batch", "group"]
 GROUPS = 16  # of group norm, fewer where the channels do not divide
 
@@ -52,6 +54,9 @@ class NormAct(nn.Module):
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, (nn.InstanceNorm2d, nn.InstanceNorm3d)) and self.norm.affine and fits(x):
+            weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
+            return instance_norm_act(x, weight, bias, eps=eps, negative_slope=self.negative_slope)
         x = _instance_norm_by_sample(self.norm, x) if self._is_slow_here(x) else self.norm(x)
         if self.negative_slope is None:
             return x

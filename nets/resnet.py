@@ -257,6 +257,11 @@ def resnet_strides(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...],
     return (*strides[1:6], *(one,) * (6 - len(strides[:6])))
 
 
+def statistics_count(module: nn.Module) -> int:
+    """Numbers of the moving statistics."""
+    return sum(buffer.numel() for buffer in module.buffers() if buffer.ndim)
+
+
 def parameter_count(module: nn.Module) -> int:
     """Trainable numbers."""
     return sum(math.prod(p.shape) for p in module.parameters() if p.requires_grad)

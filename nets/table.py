@@ -1,7 +1,8 @@
 """Parameters, memory and time of a U-Net with each encoder: ``python -m nets.table --patch 64 64 64``.
 
-A row is one forward and one backward pass in a process of its own, so that its peak is its own. ResNet-152
-and 200 recompute their activations. The last column is the published size of the encoder (arXiv:1904.00625).
+A row is one forward and one backward pass in a process of its own, so that its peak is its own; the weights
+are there before it starts. ResNet-152 and 200 recompute their activations. The last column is the published
+size of the encoder (arXiv:1904.00625), which counts the moving statistics of its batch norms, as the one before it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from data_preprocessing.plan import Normalization, Plan
 from nets.build import build_network
 from nets.dynamic_unet import ENCODERS, NetworkSettings
-from nets.resnet import parameter_count
+from nets.resnet import parameter_count, statistics_count
 
 PUBLISHED_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
 CHECKPOINTED = ("resnet152", "resnet200")
@@ -26,8 +27,8 @@ GIB = 2**30
 
 def measure(
     encoder: str, patch: tuple[int, ...], batch: int, device: str, amp: bool
-) -> tuple[float, float, float, float]:
-    """(encoder's parameters, all parameters, peak GiB above the start, seconds) of one training step."""
+) -> tuple[int, int, float, float, int]:
+    """(encoder's parameters, all parameters, peak GiB above the start, seconds, moving statistics) of a step."""
     plan = Plan(
         name="table",
         dataset="table",
@@ -56,7 +57,8 @@ def measure(
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() / GIB if cuda else _peak() - before
-    return parameter_count(net.get_submodule("encoder")), parameter_count(net), peak, seconds
+    encoding = net.get_submodule("encoder")
+    return parameter_count(encoding), parameter_count(net), peak, seconds, statistics_count(encoding)
 
 
 def _peak() -> float:
@@ -71,13 +73,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision")
     options = parser.parse_args()
-    print(f"{'encoder':10} {'encoder M':>10} {'all M':>8} {'peak GiB':>9} {'seconds':>8} {'published M':>12}")
+    print(
+        f"{'encoder':10} {'encoder M':>10} {'all M':>8} {'peak GiB':>9} {'seconds':>8} "
+        f"{'statistics too M':>17} {'published M':>12}"
+    )
     for encoder in options.encoders:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             task = (encoder, tuple(options.patch), options.batch_size, options.device, options.amp)
-            ours, total, peak, seconds = pool.submit(measure, *task).result()
+            ours, total, peak, seconds, statistics = pool.submit(measure, *task).result()
         published = PUBLISHED_MILLIONS.get(int(encoder.removeprefix("resnet")) if "resnet" in encoder else 0)
         row = f"{encoder:10} {ours / 1e6:10.2f} {total / 1e6:8.2f} {peak:9.2f} {seconds:8.2f} "
+        row += f"{(ours + statistics) / 1e6:17.2f} "
         print(row + (f"{published:12.2f}" if published else f"{'-':>12}"), flush=True)
 
 

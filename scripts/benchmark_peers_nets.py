@@ -82,7 +82,7 @@ def _alone(out: Path, who: str, classes: int, shape: Sequence[int], cube: Sequen
 
 def train(rounds: int, scale: float) -> list[Comparison]:
     """A step of ours and of DynUNet in a plain loop: bfloat16, channels-last, the same batch and filters."""
-    patch = _multiples(PATCH, scale)
+    patch = _multiples(PATCH, max(scale, 0.4))  # instance norm needs two voxels at the lowest level
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(BATCH, 1, *patch, generator=generator)
     label = torch.randint(0, 3, (BATCH, 1, *patch), generator=generator, dtype=torch.uint8)

@@ -7,7 +7,7 @@ One fold: its training images, without their labels, pre-train a network (Models
 labelled cases of them, drawn by the seed, fine-tune it, and as many steps train the same network from
 scratch. Both are tested on the fold's validation cases, which no stage sees, with the weights of the last
 step: nothing is chosen by the test. A run that is done is not repeated, so a killed experiment goes on.
-Other pre-trainings join with --weights NAME=FILE.
+Semantic Genesis joins with --semantic, other pre-trainings with --weights NAME=FILE.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main as command
 import preprocess
 from data_preprocessing.cases import list_cases
-from data_preprocessing.plan import PLAN_FILE
+from data_preprocessing.plan import PLAN_FILE, Plan
 from data_preprocessing.splits import split
 from settings import run_command
 
@@ -46,10 +46,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of cases, weights and patches")
     parser.add_argument("--steps", type=int, default=150, help="of every fine-tuning")
     parser.add_argument("--learning_rate", type=float, default=0.003, help="of every fine-tuning")
-    parser.add_argument("--pretrain_epochs", type=int, default=8)
+    parser.add_argument("--pretrain_epochs", type=int, default=12)
     parser.add_argument("--pretrain_steps", type=int, default=60, help="of an epoch, four patches each")
     parser.add_argument("--filters", type=int, nargs="+", default=[8, 16, 32, 64], help="of the network's stages")
     parser.add_argument("--transfer", choices=("encoder", "all"), default="all")
+    parser.add_argument("--semantic", action="store_true", help="pre-train by Semantic Genesis too")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="further pre-trainings")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(argv)
@@ -59,7 +60,10 @@ def experiment(options: argparse.Namespace) -> int:
     """Run what is not done yet, then write the table, ``results.json`` and the plot."""
     torch.set_num_threads(options.threads)
     folder = preprocessed(options.dataset, options.work)
-    arms: dict[str, Path | None] = {"scratch": None, "Models Genesis": pretrained(options, folder)}
+    images = unlabelled(options, folder)
+    arms: dict[str, Path | None] = {"scratch": None, "Models Genesis": pretrained(options, images)}
+    if options.semantic:
+        arms["Semantic Genesis"] = pretrained_semantic(options, images)
     for pair in options.weights:
         name, _, path = pair.partition("=")
         arms[name] = Path(path)
@@ -80,28 +84,59 @@ def preprocessed(dataset: Path, work: Path) -> Path:
     return folder
 
 
-def pretrained(options: argparse.Namespace, folder: Path) -> Path:
-    """Best checkpoint of a pre-training on the fold's training images, in a folder that holds nothing else."""
-    images, results = options.work / "unlabelled", options.work / "pretrained_genesis"
+def unlabelled(options: argparse.Namespace, folder: Path) -> Path:
+    """A folder that holds the fold's training images and nothing else."""
+    images = options.work / "unlabelled"
+    images.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / PLAN_FILE, images)
+    for case in split(list_cases(folder), NFOLDS, FOLD)[0]:
+        for name in (f"{case}_x.npy", f"{case}.json"):
+            if not (images / name).is_file():
+                shutil.copy(folder / name, images)
+    return images
+
+
+def pretrained(options: argparse.Namespace, images: Path) -> Path:
+    """Best checkpoint of Models Genesis."""
+    steps = ["--steps_per_epoch", options.pretrain_steps, "--batch_size", 4]
+    schedule = ["--scheduler", "--learning_rate", 0.003, "--epochs", options.pretrain_epochs]
+    return learnt(options, images, "pretrained_genesis", [*steps, *schedule])
+
+
+def pretrained_semantic(options: argparse.Namespace, images: Path) -> Path:
+    """Best checkpoint of Semantic Genesis: autoencoder, patterns of 16 voxels a side, classes and restoration."""
+    plan = Plan.load(images)
+    batches = ["--steps_per_epoch", options.pretrain_steps, "--epochs", options.pretrain_epochs]
+    scans = ["--method", "autoencoder", "--patch_size", *plan.patch_size, "--batch_size", 4, "--learning_rate", 0.003]
+    learnt(options, images, "semantic_autoencoder", [*scans, *batches])
+    features = options.work / "semantic_autoencoder" / "features.npy"
+    places = [
+        "--exec_mode",
+        "patterns",
+        "--dataset",
+        images,
+        "--features",
+        features,
+        "--nfolds",
+        NFOLDS,
+        "--fold",
+        FOLD,
+    ]
+    places += ["--classes", 8, "--instances", 40, "--val_instances", 20, "--cube_size", 16, 16, 16]
+    if preprocess.main([str(value) for value in (*places, "--border", 0, 0, 0, "--no-tissue_filter")]):
+        raise SystemExit(1)
+    cubes = ["--method", "semantic", "--min_fmap", 2, "--batch_size", 32, "--scheduler", "--learning_rate", 0.003]
+    gentle = ["--genesis", "elastic_sigma=4", "elastic_alpha=100"]  # cubes have a quarter of the published side
+    return learnt(options, images, "pretrained_semantic", [*cubes, *batches, *gentle])
+
+
+def learnt(options: argparse.Namespace, images: Path, name: str, argv: Sequence[object]) -> Path:
+    """Best checkpoint of a pre-training, which runs where it is not done yet."""
+    results = options.work / name
     done = results / "done.json"
     if not done.is_file():
-        images.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / PLAN_FILE, images)
-        for case in split(list_cases(folder), NFOLDS, FOLD)[0]:
-            for name in (f"{case}.json", f"{case}_x.npy"):
-                shutil.copy(folder / name, images)
-        argv = ["--exec_mode", "pretrain", "--data", images, "--epochs", options.pretrain_epochs]
-        argv += [
-            "--steps_per_epoch",
-            options.pretrain_steps,
-            "--batch_size",
-            4,
-            "--scheduler",
-            "--learning_rate",
-            0.003,
-        ]
-        seconds = run(options, results, argv)
-        (best,) = (results / "checkpoints").glob("restoration-*.ckpt")
+        seconds = run(options, results, ["--exec_mode", "pretrain", "--data", images, *argv])
+        (best,) = (path for path in (results / "checkpoints").glob("*.ckpt") if path.stem != "last")
         done.write_text(json.dumps({"checkpoint": str(best), "seconds": seconds}) + "\n", encoding="utf-8")
     return Path(json.loads(done.read_text(encoding="utf-8"))["checkpoint"])
 
@@ -136,7 +171,7 @@ def fine_tuned(
 def run(options: argparse.Namespace, results: Path, argv: Sequence[object]) -> float:
     """main.py in this process; the seconds that it took."""
     common = ["--results", results, "--nfolds", NFOLDS, "--fold", FOLD, "--depth", len(options.filters) - 1]
-    common += ["--filters", *options.filters, "--num_workers", 0]
+    common += ["--filters", *options.filters, "--num_workers", 0, "--amp", "--layout", "NDHWC"]
     started = time.perf_counter()
     if command.main([str(value) for value in (*argv, *common)]):
         raise SystemExit(1)

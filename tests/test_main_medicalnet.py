@@ -134,6 +134,18 @@ def test_every_option_of_the_plain_encoder_runs_with_a_resnet(cases, tmp_path):
     assert settings["checkpoint_activations"]
 
 
+def test_2d_network_takes_3d_weights(dataset, trained, tmp_path):
+    flags = ["--dataset", dataset, "--results", tmp_path, "--n_jobs", 1, "--dim", 2]
+    assert preprocess.main([str(flag) for flag in flags]) == 0
+    flat = ["--data", tmp_path / "Task91_Phantom_2d", "--dim", 2, "--gpus", 0, "--results", tmp_path]
+    small = ["--filters", *[8] * 6, "--num_workers", 0, "--steps_per_epoch", 2, "--nfolds", 3, "--batch_size", 8]
+    assert run(*flat, *small, "--pretrained", trained / "resnet_18.pth", "--epochs", 1) == 0
+    assert "kernel 7x7x7 to 7x7" in (tmp_path / "pretrained.txt").read_text()
+    ready = ["--dim", 2, "--gpus", 0, "--ckpt_path", tmp_path / "checkpoints" / "last.ckpt"]
+    assert run("--exec_mode", "predict", *ready, "--input", dataset / "imagesTs", "--results", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
 def test_pretrain_and_classify(cases, tmp_path):
     flags = ["--data", cases, "--results", tmp_path, *SMALL, *RESNET, "--epochs", 1, "--batch_size", 2]
     assert run("--exec_mode", "pretrain", *flags) == 0

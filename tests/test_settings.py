@@ -150,3 +150,33 @@ def test_other_commands_refuse_contradictions():
     ):
         with pytest.raises(SettingsError):
             kind(**values)
+
+
+def test_medicalnet_preset_is_the_published_training_and_flags_win():
+    given = main_settings("--preset", "medicalnet", "--batch_size", "3")
+    assert (given.optimizer, given.learning_rate, given.momentum, given.nesterov) == ("sgd", 0.001, 0.9, False)
+    assert (given.weight_decay, given.scheduler, given.lr_decay, given.epochs) == (0.001, "exponential", 0.99, 200)
+    assert (given.new_layer_lr_mult, given.augment, given.mirror_axes, given.batch_size) == (100, "none", (), 3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "medicalnet", "--exec_mode", "evaluate", "--ckpt_path", "a"], "--preset medicalnet is for"),
+        (["--img_list", "val.txt"], "--img_list is for --exec_mode evaluate"),
+        (["--patch_size", "8", "8", "8"], "--patch_size is not for --exec_mode train"),
+        (["--new_layer_lr_mult", "0"], "--new_layer_lr_mult 0.0 is not above 0"),
+    ],
+)
+def test_faults_of_the_medicalnet_flags(argv, message, capsys):
+    with pytest.raises(SystemExit):
+        main_settings(*argv)
+    assert message in capsys.readouterr().err
+
+
+def test_faults_of_recipes(capsys):
+    with pytest.raises(SystemExit):
+        parse(PreprocessSettings, ["--task", "04", "--recipe", "medicalnet", "--dim", "2", "--patch_size", "8"], "")
+    shown = capsys.readouterr().err
+    assert "--recipe medicalnet is for --dim 3" in shown
+    assert "--patch_size (8,) is not 2 sides above 0" in shown

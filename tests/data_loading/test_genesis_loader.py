@@ -146,6 +146,15 @@ def test_an_epoch_validates_in_proportion_and_sees_each_scan(folder):
     assert steps(steps_per_epoch=1) == (1, 1)
 
 
+def test_patches_of_air_alone_are_drawn_again(make_folder):
+    volume = np.full((1, 12, 16, 60), -2, np.float32)
+    volume[..., 25:30] = 1.0
+    folder, plan, cases = make_folder(1, labelled=False, image=lambda i: volume)
+    loader = genesis_loader(CasePatches(folder, cases, 1), plan, loading(batch_size=8), UNCHANGED, steps=4)
+    patches = torch.cat([batch["target"] for batch in batches(loader)])
+    assert (patches.flatten(1).std(1) > 0).all()
+
+
 def test_no_scans_is_an_error(tmp_path):
     with pytest.raises(LoaderError, match="no scans to learn from"):
         CasePatches(tmp_path, [], 1)

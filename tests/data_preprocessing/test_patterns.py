@@ -238,6 +238,8 @@ def test_published_layout(tmp_path: Path) -> None:
     assert said[-1].endswith("is there already and is kept")
     np.save(files[-2], np.zeros((5, 1, 8, 6, 4)))  # as published: the last cube is missing, its label is not
     assert [len(part) for part in (*pf.open_published(tmp_path / "out", "val", 1)[0],)] == [5]
+    np.save(files[-1], np.eye(3)[[0, 0, 1, 1, 2, 2]])  # one-hot labels
+    np.testing.assert_array_equal(pf.open_published(tmp_path / "out", "val", 1)[1], [0, 0, 1, 1, 2])
     with pytest.raises(pa.PatternError, match=r"val_data1_vwGen_ex_ref_fold0.npy does not exist"):
         pf.open_published(tmp_path / "out", "val", 0)
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from data_preprocessing.pattern_files import read_features
 from data_preprocessing.phantom import Phantom, write_dataset
 from nets.formats import read_weights
 from nets.published import network_of
@@ -45,11 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_chain_leaves_a_network_that_loads(folder: Path) -> None:
     out = folder / "out"
-    features = np.load(out / "autoencoder" / "features.npy")
-    assert (
-        features.shape == (10, 8)
-        and len(json.loads((out / "autoencoder" / "features.json").read_text())["cases"]) == 10
-    )
+    cases, features = read_features(out / "autoencoder" / "features.npy")
+    assert features.shape == (10, 8) and len(cases) == 10
     patterns = out / "imagesTr_3d" / "patterns"
     assert {path.name for path in patterns.iterdir()} == {f"patterns_fold0.{end}" for end in ("npy", "json", "png")}
     best = Path(json.loads((out / "semantic_en_de" / "done.json").read_text())["checkpoint"])

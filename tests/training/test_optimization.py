@@ -67,3 +67,14 @@ def test_a_step_that_is_not_fused_is_the_same(name):
         optimizer.step()
         weights.append(weight.detach())
     torch.testing.assert_close(*weights)
+
+
+def test_plateau_halves_where_the_loss_falls_no_more():
+    settings = OptimizationSettings(learning_rate=0.01, schedule="plateau", plateau_epochs=2)
+    made = optimizer_and_schedule([torch.nn.Parameter(torch.ones(2))], settings, 100)
+    assert made["lr_scheduler"]["monitor"] == "loss"
+    rates = []
+    for loss in (1.0, 0.5, 0.5, 0.6, 0.5, 0.5, 0.4):
+        made["lr_scheduler"]["scheduler"].step(loss)
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+    assert rates == [0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.005]
