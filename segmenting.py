@@ -66,7 +66,7 @@ def build_segmenter(settings: MainSettings, source: Source, fabric: Fabric) -> S
     if isinstance(source, PublishedNetwork):
         fabric.to_device(source.network).eval()
         logits = source.logits
-        flip_axes = settings.tta_axes or (0, 1, 2)
+        flip_axes = source.plan.mirror_axes if settings.tta_axes is None else settings.tta_axes
         wanted = PredictSettings(
             windows=None, flip_axes=flip_axes if settings.tta else (), keep_probabilities=settings.save_preds
         )

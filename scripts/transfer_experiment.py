@@ -49,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pretrain_epochs", type=int, default=12)
     parser.add_argument("--pretrain_steps", type=int, default=60, help="of an epoch, four patches each")
     parser.add_argument("--filters", type=int, nargs="+", default=[8, 16, 32, 64], help="of the network's stages")
-    parser.add_argument("--transfer", choices=("encoder", "all"), default="all")
+    parser.add_argument("--transfer", choices=("encoder", "all"), default="encoder")
     parser.add_argument("--semantic", action="store_true", help="pre-train by Semantic Genesis too")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="further pre-trainings")
     parser.add_argument("--threads", type=int, default=2)

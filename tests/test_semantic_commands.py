@@ -12,6 +12,10 @@ import preprocess
 from data_preprocessing.cases import list_cases
 from data_preprocessing.pattern_files import read_patterns, write_features
 from data_preprocessing.phantom import Phantom, write_dataset
+from data_preprocessing.plan import Plan
+from nets.build import build_classifier
+from nets.dynamic_unet import NetworkSettings
+from nets.pretrained import load_pretrained
 from settings import run_command
 
 NET = "--gpus 0 --filters 4 8 --depth 1 --num_workers 0 --batch_size 4 --nfolds 4 --weight_decay 0".split()
@@ -101,13 +105,15 @@ def test_the_autoencoder_ends_in_features_and_knows_its_plateau(cases: Path, tmp
     assert content["kind"] == "autoencoder" and content["lr_schedulers"][0]["patience"] == 1
 
 
-def test_pretrained_semantic_weights_start_a_segmentation(cases: Path, tmp_path: Path) -> None:
+def test_pretrained_semantic_weights_start_segmentation_and_classification(cases: Path, tmp_path: Path) -> None:
     assert pretrain(cases, tmp_path / "pre", "--method", "semantic", "--epochs", 1) == 0
     best = next((tmp_path / "pre" / "checkpoints").glob("semantic-*.ckpt"))
     flags = ["--data", cases, "--results", tmp_path / "fine", *NET, "--epochs", 1, "--steps_per_epoch", 1]
     assert run(*flags, "--pretrained", best, "--transfer", "all") == 0
     report = (tmp_path / "fine" / "pretrained.txt").read_text().splitlines()
     assert all(line.startswith("taken   100.0 %") for line in report if "encoder." in line) and len(report) > 10
+    classifier = build_classifier(Plan.load(cases), NetworkSettings(filters=(4, 8), depth=1), 2)
+    assert load_pretrained(classifier, best).encoder_coverage == 1
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     wanted = {"kind", "plan", "network_settings", "n_outputs", "settings", "state_dict"}
     if not wanted <= set(content):
         raise ForeignCheckpointError(
-            f"{path} is no checkpoint of this program; other weights start a training with --pretrained"
+            f"{path} is no checkpoint of this program; other weights start a training with --pretrained, and "
+            "MedicalNet's segmentation networks take evaluate --img_list or predict --input"
         )
     try:
         plan = Plan.from_json(content["plan"])

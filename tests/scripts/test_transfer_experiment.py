@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from scripts import transfer_experiment
 from scripts.transfer_experiment import draw, fine_tuned, parse_arguments, table
+from tests.conftest import make_plan
 
 DICE = {"scratch": {5: [60.0, 64.0], 10: [70.0]}, "Models Genesis": {5: [66.0, 66.0], 10: []}}
 
@@ -52,3 +54,27 @@ def test_from_scratch_takes_no_weights(options, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         fine_tuned(options, tmp_path / "cases", "scratch", None, 5, 1)
     assert "--pretrained" not in calls[0]
+
+
+def test_semantic_genesis_is_learnt_from_the_same_images(options, tmp_path, monkeypatch):
+    make_plan((8, 16, 24)).save(tmp_path)
+    calls = []
+
+    def main(argv):
+        calls.append(" ".join(argv))
+        checkpoints = Path(argv[argv.index("--results") + 1]) / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        for name in ("last", f"best-{len(calls)}"):
+            (checkpoints / f"{name}.ckpt").touch()
+        return 0
+
+    monkeypatch.setattr(transfer_experiment.command, "main", main)
+    monkeypatch.setattr(transfer_experiment.preprocess, "main", lambda argv: calls.append(" ".join(argv)) or 0)
+    best = transfer_experiment.pretrained_semantic(options, tmp_path)
+    assert best == tmp_path / "pretrained_semantic" / "checkpoints" / "best-3.ckpt"
+    autoencoder, patterns, semantic = calls
+    assert "--method autoencoder --patch_size 8 16 24" in autoencoder and f"--data {tmp_path}" in autoencoder
+    assert f"--features {tmp_path / 'semantic_autoencoder' / 'features.npy'}" in patterns
+    assert f"--dataset {tmp_path}" in patterns and "--nfolds 5 --fold 0" in patterns
+    assert "--method semantic" in semantic and "--nfolds 5 --fold 0" in semantic
+    assert transfer_experiment.pretrained_semantic(options, tmp_path) == best and len(calls) == 4
