@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"data_preprocessing", "data_loading", "nets", "training", "inference", "scripts", "settings"}
+PACKAGES = {"commands", "data_preprocessing", "data_loading", "nets", "training", "inference", "scripts", "settings"}
 ALLOWED = {
     "data_preprocessing": {"data_preprocessing"},
     "nets": {"nets", "data_preprocessing"},
@@ -34,6 +34,12 @@ def test_networks_know_the_plan_and_nothing_else_of_preprocessing():
     for path in sorted((ROOT / "nets").glob("*.py")):
         preprocessing = {name for name in imported_modules(path) if name.startswith("data_preprocessing")}
         assert preprocessing <= {"data_preprocessing.plan"}, f"{path.name} imports {sorted(preprocessing)}"
+
+
+def test_main_imports_the_settings_alone_until_it_runs():
+    tree = ast.parse((ROOT / "main.py").read_text(encoding="utf-8"))
+    names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert names == {"__future__", "collections.abc", "settings"}
 
 
 def test_settings_import_nothing_of_ours():

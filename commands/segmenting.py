@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from assembly import build_fabric, build_module, checkpoint_of
+from commands.assembly import build_fabric, build_module, checkpoint_of
 from data_preprocessing.cases import has_label, open_array, read_info
 from data_preprocessing.crop import crop
 from data_preprocessing.dataset import DatasetError, read_img_list

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from assembly import global_rank, loader_of, optimization_of
+from commands.assembly import global_rank, loader_of, optimization_of
 from data_loading.sampling import EFFECTS
 from settings import MainSettings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from assembly import fold_cases, network_of, optimization_of
+from commands.assembly import fold_cases, network_of, optimization_of
 from data_loading.genesis import GenesisSettings
 from data_loading.genesis_loader import CasePatches, CubePatches, Patches, cube_plan
 from data_loading.pattern_patches import PatternPatches, PublishedPatterns, ScanPatches
