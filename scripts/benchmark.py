@@ -63,7 +63,7 @@ class BenchmarkSettings:
     )
     against: str | None = setting(None, "git revision to compare with, both measured now, turn by turn")
     rounds: int = setting(3, "turns of each revision")
-    max_regression: str = setting("40%", "the most that a part may be slower than in --against")
+    max_regression: str = setting("60%", "the most that a part may be slower than in --against")
 
     def __post_init__(self) -> None:
         faults = []

@@ -28,7 +28,7 @@ class Gate:
     """What to compare with, and how strictly."""
 
     revision: str
-    max_regression: str = "40%"
+    max_regression: str = "60%"
     rounds: int = 3
     parts: Sequence[str] = ()
 
