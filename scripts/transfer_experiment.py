@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="picture to write; default: WORK/transfer.png")
     parser.add_argument("--cases", type=int, nargs="+", default=[5, 10, 20], help="labelled training cases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of cases, weights and patches")
-    parser.add_argument("--steps", type=int, default=150, help="of every fine-tuning")
+    parser.add_argument("--steps", type=int, default=300, help="of every fine-tuning")
     parser.add_argument("--learning_rate", type=float, default=0.003, help="of every fine-tuning")
     parser.add_argument("--pretrain_epochs", type=int, default=12)
     parser.add_argument("--pretrain_steps", type=int, default=60, help="of an epoch, four patches each")
