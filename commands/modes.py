@@ -65,9 +65,9 @@ def pretrain(settings: MainSettings) -> int:
     work = pretraining_of(settings)
     module = work.module
     resume = find_resumable(settings, module.plan)
-    start_weights(settings, module.network, module.plan, module.kind, resume)
+    start_weights(settings, module.network, module.plan, module.learns, resume)
     logger = open_log(settings, append=resume is not None)
-    callbacks = training_callbacks(settings, logger, f"{module.kind}-{{epoch}}-{{loss:.5f}}", "min")
+    callbacks = training_callbacks(settings, logger, f"{module.learns}-{{epoch}}-{{loss:.5f}}", "min")
     trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
     loading, device_id = loader_of(settings), gpu_of(trainer)
     data = GenesisDataModule(work.train, work.validation, module.plan, loading, work.genesis, device_id)

@@ -18,7 +18,7 @@ from training.pretraining import RestorationModule
 class AutoencoderModule(RestorationModule):
     """RestorationModule of a :class:`nets.autoencoder.Autoencoder`."""
 
-    kind = "autoencoder"
+    learns = "autoencoder"
 
 
 @torch.inference_mode()

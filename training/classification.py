@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,9 +25,8 @@ from data_preprocessing.plan import Plan
 from inference.sliding_window import SlidingWindow, axis_starts
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings
-from training.checkpoint import describe
-from training.optimization import OptimizationSettings, optimizer_and_schedule, parameter_groups
-from training.segmentation import check_finite
+from training.learning import LearningModule
+from training.optimization import OptimizationSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +84,7 @@ def windows_of_scan(image_cdhw: Tensor, windows: SlidingWindow) -> Iterator[Tens
         yield batch[:, :, 0] if len(windows.patch_size) == 2 else batch
 
 
-class ClassificationModule(LightningModule):
+class ClassificationModule(LearningModule):
     """Trains on patches, each with its scan's classes, and evaluates whole scans.
 
     Args:
@@ -101,6 +98,8 @@ class ClassificationModule(LightningModule):
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
     """
 
+    learns = "classification"
+
     def __init__(
         self,
         plan: Plan,
@@ -113,18 +112,18 @@ class ClassificationModule(LightningModule):
         optimization: OptimizationSettings | None = None,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.plan, self.network_settings, self.table, self.kind = plan, network_settings, table, kind
-        self.network = build_classifier(plan, network_settings, len(table.names), hidden=hidden or None)
-        self.windows = windows
-        self.optimization = optimization or OptimizationSettings()
-        self.run_settings = run_settings or {}
-        self.new_layers: frozenset[str] = frozenset()  # parameters without pre-trained weights, where there are some
-        self.best_loss, self.best_epoch = math.inf, 0
+        super().__init__(
+            plan,
+            build_classifier(plan, network_settings, len(table.names), hidden=hidden or None),
+            network_settings,
+            n_outputs=len(table.names),
+            optimization=optimization,
+            run_settings=run_settings,
+        )
+        self.table, self.kind, self.windows = table, kind, windows
         self.probabilities: dict[str, np.ndarray] = {}
         """Of this rank's validation scans; after the evaluation of all of them."""
         self.scores: ClassScores | None = None
-        self._evaluation: dict[str, float] = {}
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Scalar, of (N, classes) logits and (N, 1) class numbers or (N, labels) of 0 and 1."""
@@ -134,14 +133,7 @@ class ClassificationModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(self.network(batch["image"]), batch["target"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
-        return loss
-
-    def on_train_epoch_start(self) -> None:
-        self._evaluation = {}
-
-    def on_train_epoch_end(self) -> None:
-        check_finite(self)
+        return self.logged(loss, len(batch["image"]))
 
     def on_validation_epoch_start(self) -> None:
         self.probabilities = {}
@@ -164,36 +156,12 @@ class ClassificationModule(LightningModule):
         targets = np.stack([self.table.targets[case] for case in cases])
         self.scores = score_classes(rows.numpy(), targets, self.kind)
         loss = _loss_of_probabilities(rows, torch.from_numpy(targets).double(), self.kind)
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, self.current_epoch
-        self._evaluation = {
-            "Accuracy": 100 * self.scores.accuracy,
-            "AUC": self.scores.auc,
-            "Val Loss": loss,
-            "Min Val Loss": self.best_loss,
-            "Best epoch": self.best_epoch,
-        }
-        self.log("loss", loss, prog_bar=True)
-
-    def evaluation(self) -> dict[str, float]:
-        """DLLogger's names and values of this epoch's evaluation; empty where there was none."""
-        return self._evaluation
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = int(self.trainer.estimated_stepping_batches)
-        groups = parameter_groups(self.network, self.new_layers, self.optimization)
-        return optimizer_and_schedule(groups, self.optimization, steps)
+        record = {"Accuracy": 100 * self.scores.accuracy, "AUC": self.scores.auc, "Val Loss": loss}
+        self.conclude(loss, record, "Min Val Loss")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        outputs = len(self.table.names)
-        checkpoint |= describe("classification", self.plan, self.network_settings, outputs, self.run_settings)
+        super().on_save_checkpoint(checkpoint)
         checkpoint["classes"] = list(self.table.names)
-        checkpoint["best"] = {"loss": self.best_loss, "epoch": self.best_epoch}
-        checkpoint["new_layers"] = sorted(self.new_layers)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.best_loss, self.best_epoch = checkpoint["best"]["loss"], checkpoint["best"]["epoch"]
-        self.new_layers = frozenset(checkpoint["new_layers"])
 
 
 def _loss_of_probabilities(p: Tensor, target: Tensor, kind: Literal["ce", "bce"]) -> float:

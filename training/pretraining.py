@@ -7,18 +7,16 @@ sigmoid of the network's output and the patch before its corruption.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,9 +24,9 @@ from data_loading.genesis import GenesisError, GenesisSettings
 from data_preprocessing.plan import Plan
 from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
-from training.checkpoint import Kind, describe
-from training.optimization import OptimizationSettings, optimizer_and_schedule
-from training.segmentation import check_finite
+from training.checkpoint import Kind
+from training.learning import LearningModule
+from training.optimization import OptimizationSettings
 
 FLAT = 0.1  # share of the scans' spread below which restored patches count as flat
 PATIENCE_WITH_FLAT = 3  # validations in a row: a network that begins may be flat for one
@@ -67,7 +65,7 @@ def genesis_settings(
         raise GenesisError(f"--genesis {' '.join(assignments)}: {error}") from error
 
 
-class RestorationModule(LightningModule):
+class RestorationModule(LearningModule):
     """Learns to restore corrupted patches.
 
     Args:
@@ -79,9 +77,10 @@ class RestorationModule(LightningModule):
             -1000 to 1000 and z-scored, as the published nnU-Net variant sees it. None: it stays in [0, 1].
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
         network: another one than the plan's U-Net, such as an autoencoder, made with these settings.
+        n_outputs: of that network, where it does not restore alone.
     """
 
-    kind: Kind = "restoration"
+    learns: ClassVar[Kind] = "restoration"
 
     def __init__(
         self,
@@ -93,20 +92,21 @@ class RestorationModule(LightningModule):
         outputs: int = 1,
         z_score: tuple[float, ...] | None = None,
         run_settings: dict[str, Any] | None = None,
+        n_outputs: int | None = None,
     ) -> None:
-        super().__init__()
-        self.plan, self.network_settings = plan, network_settings
-        self.network: nn.Module = network or build_network(
-            plan, network_settings, out_channels=plan.in_channels * outputs
+        channels = plan.in_channels * outputs
+        super().__init__(
+            plan,
+            network or build_network(plan, network_settings, out_channels=channels),
+            network_settings,
+            n_outputs=n_outputs or channels,
+            optimization=optimization,
+            run_settings=run_settings,
         )
-        self.optimization = optimization or OptimizationSettings()
         self.outputs, self.z_score = outputs, z_score
-        self.run_settings = run_settings or {}
-        self.best_loss, self.best_epoch = math.inf, 0
         self.flat_evaluations = 0
         self.slices: list[np.ndarray] = []  # of the first validation batch: (original, corrupted, restored), H, W
         self._sums = torch.zeros(4, dtype=torch.float64)  # squared error, spread restored, spread target, patches
-        self._evaluation: dict[str, float] = {}
 
     def restore(self, corrupted: Tensor) -> Tensor:
         """(N, C, *patch) in [0, 1] to (N, C * outputs, *patch) in (0, 1), float32."""
@@ -121,14 +121,7 @@ class RestorationModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = F.mse_loss(self.restore(batch["image"]), self._repeated(batch["target"]))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
-        return loss
-
-    def on_train_epoch_start(self) -> None:
-        self._evaluation = {}
-
-    def on_train_epoch_end(self) -> None:
-        check_finite(self)
+        return self.logged(loss, len(batch["image"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.count(self.restore(batch["image"]), batch, batch_idx)
@@ -146,15 +139,7 @@ class RestorationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, share = self.restoration()
-        self.conclude(loss, {"Spread %": 100 * share})
-
-    def conclude(self, loss: float, further: dict[str, float]) -> None:
-        """Log an evaluation, ``loss`` being what decides which epoch is best."""
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, self.current_epoch
-        best = {"Min Val Loss": self.best_loss, "Best epoch": float(self.best_epoch)}
-        self._evaluation = {"Val Loss": loss, **best, **further}
-        self.log("loss", loss, prog_bar=True)
+        self.conclude(loss, {"Val Loss": loss, "Spread %": 100 * share}, "Min Val Loss")
 
     def restoration(self) -> tuple[float, float]:
         """Mean squared error over all ranks, and the restored patches' spread as a share of the scans'.
@@ -173,26 +158,13 @@ class RestorationModule(LightningModule):
             )
         return float(totals[0] / totals[3]), share
 
-    def evaluation(self) -> dict[str, float]:
-        """DLLogger's names and values of this epoch's evaluation; empty where there was none."""
-        return self._evaluation
-
-    @property
-    def n_outputs(self) -> int:
-        """What rebuilds the network, beside plan and settings."""
-        return self.plan.in_channels * self.outputs
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = int(self.trainer.estimated_stepping_batches)
-        return optimizer_and_schedule(self.network.parameters(), self.optimization, steps)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= describe(self.kind, self.plan, self.network_settings, self.n_outputs, self.run_settings)
-        checkpoint["best"] = {"loss": self.best_loss, "epoch": self.best_epoch, "flat": self.flat_evaluations}
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["flat_evaluations"] = self.flat_evaluations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        best = checkpoint["best"]
-        self.best_loss, self.best_epoch, self.flat_evaluations = best["loss"], best["epoch"], best["flat"]
+        super().on_load_checkpoint(checkpoint)
+        self.flat_evaluations = checkpoint["flat_evaluations"]
 
     def _repeated(self, target: Tensor) -> Tensor:
         return target.repeat(1, self.outputs, *[1] * (target.ndim - 2)) if self.outputs > 1 else target

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from data_preprocessing.cases import open_array, read_info
@@ -19,27 +16,14 @@ from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
 from nets.dynamic_unet import DynamicUNet, NetworkSettings
 from nets.genesis_unet import GenesisUNet
-from training.checkpoint import describe
+from training.learning import LearningModule
 from training.losses import SegmentationLoss
 from training.metrics import DiceMeter
-from training.optimization import OptimizationSettings, optimizer_and_schedule, parameter_groups
+from training.optimization import OptimizationSettings
 from training.validation import VolumeLoss
 
 
-class TrainingError(ValueError):
-    """A run that cannot go on."""
-
-
-def check_finite(module: LightningModule) -> None:
-    """Raises TrainingError where an epoch's mean loss is no finite number; the checkpoint before it stays."""
-    if not math.isfinite(module.trainer.callback_metrics["train_loss"].item()):
-        raise TrainingError(
-            f"the loss is no longer a finite number in epoch {module.current_epoch}: lower --learning_rate or set "
-            "--gradient_clip_val 12; the last checkpoint is from before, --resume_training continues from it"
-        )
-
-
-class SegmentationModule(LightningModule):
+class SegmentationModule(LearningModule):
     """Trains on patches and evaluates whole volumes.
 
     Dice is in percent: the mean over cases of each case's mean over its classes, without the
@@ -59,6 +43,10 @@ class SegmentationModule(LightningModule):
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
     """
 
+    learns = "segmentation"
+    monitor = "dice"
+    higher_is_better = True
+
     def __init__(
         self,
         plan: Plan,
@@ -74,23 +62,22 @@ class SegmentationModule(LightningModule):
         invert_resampled: bool = False,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.plan = plan
-        self.network = network
-        self.network_settings = network_settings
+        super().__init__(
+            plan,
+            network,
+            network_settings,
+            n_outputs=network.out_channels,
+            optimization=optimization,
+            run_settings=run_settings,
+        )
         self.windows = windows
-        self.optimization = optimization or OptimizationSettings()
         self.tta_axes = tta_axes
         self.regions = regions
         self.focal, self.dice_only = focal, dice_only
         self.loss = SegmentationLoss(focal=focal, regions=regions, dice_only=dice_only)
         self.invert_resampled = invert_resampled
-        self.run_settings = run_settings or {}
-        self.new_layers: frozenset[str] = frozenset()  # parameters without pre-trained weights, where there are some
         self.meter = DiceMeter(plan.n_class, regions)
         self.val_loss = torch.zeros(2, dtype=torch.float64)  # sum over cases, and their number
-        self.best_dice, self.best_epoch = -math.inf, 0
-        self._evaluation: dict[str, float] = {}
 
     def predictor(self) -> Predictor:
         """Windows (N, C, *patch) to probabilities, averaged over the flips of ``tta_axes``."""
@@ -100,14 +87,7 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(self.network(batch["image"]), batch["label"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
-        return loss
-
-    def on_train_epoch_start(self) -> None:
-        self._evaluation = {}
-
-    def on_train_epoch_end(self) -> None:
-        check_finite(self)
+        return self.logged(loss, len(batch["image"]))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not batch:  # a rank without cases
@@ -133,32 +113,9 @@ class SegmentationModule(LightningModule):
         totals = torch.cat([self.val_loss[:, None], self.meter.totals], dim=1).to(self.device)
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
         mean, by_class = DiceMeter.means(totals[:, 1:])
-        dice = 100 * mean
-        if dice > self.best_dice:
-            self.best_dice, self.best_epoch = dice, self.current_epoch
-        self._evaluation = {"Dice": dice, "Val Loss": float(totals[0, 0] / totals[1, 0])}
-        self._evaluation |= {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
-        self._evaluation |= {"Max Dice": self.best_dice, "Best epoch": self.best_epoch}
-        self.log("dice", dice, prog_bar=True)
-        self.log("val_loss", self._evaluation["Val Loss"])
+        record = {"Dice": 100 * mean, "Val Loss": float(totals[0, 0] / totals[1, 0])}
+        record |= {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
+        self.conclude(100 * mean, record, "Max Dice")
+        self.log("val_loss", record["Val Loss"])
         self.val_loss.zero_()
         self.meter.reset()
-
-    def evaluation(self) -> dict[str, float]:
-        """DLLogger's names and values of this epoch's evaluation; empty where there was none."""
-        return self._evaluation
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = int(self.trainer.estimated_stepping_batches)
-        groups = parameter_groups(self.network, self.new_layers, self.optimization)
-        return optimizer_and_schedule(groups, self.optimization, steps)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        outputs = self.network.out_channels
-        checkpoint |= describe("segmentation", self.plan, self.network_settings, outputs, self.run_settings)
-        checkpoint["best"] = {"dice": self.best_dice, "epoch": self.best_epoch}
-        checkpoint["new_layers"] = sorted(self.new_layers)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.best_dice, self.best_epoch = checkpoint["best"]["dice"], checkpoint["best"]["epoch"]
-        self.new_layers = frozenset(checkpoint["new_layers"])  # before configure_optimizers asks

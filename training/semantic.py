@@ -33,7 +33,7 @@ class SemanticModule(RestorationModule):
     The other arguments are those of RestorationModule.
     """
 
-    kind = "semantic"
+    learns = "semantic"
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class SemanticModule(RestorationModule):
             optimization=optimization,
             z_score=z_score,
             run_settings=run_settings,
+            n_outputs=n_class,
         )
         self.n_class, self.exp = n_class, exp
         self.lambda_rec, self.lambda_cls = lambda_rec, lambda_cls
@@ -62,10 +63,6 @@ class SemanticModule(RestorationModule):
         if exp == "en":
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad_(name.startswith(("net.encoder.", "head.")))
-
-    @property
-    def n_outputs(self) -> int:
-        return self.n_class
 
     def restore_and_classify(self, corrupted: Tensor) -> tuple[Tensor | None, Tensor]:
         """(N, C, *patch) to the restored patch in (0, 1), None under "en", and (N, n_class) class logits."""
@@ -77,8 +74,7 @@ class SemanticModule(RestorationModule):
         loss = F.cross_entropy(scores, batch["class"])
         if restored is not None:
             loss = self.lambda_cls * loss + self.lambda_rec * F.mse_loss(restored, batch["target"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(scores))
-        return loss
+        return self.logged(loss, len(scores))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         restored, scores = self.restore_and_classify(batch["image"])
@@ -97,5 +93,5 @@ class SemanticModule(RestorationModule):
             error, share = self.restoration()
             loss = self.lambda_rec * error + self.lambda_cls * entropy
             further |= {"Restoration loss": error, "Spread %": 100 * share}
-        self.conclude(loss, further)
+        self.conclude(loss, {"Val Loss": loss, **further}, "Min Val Loss")
         self.log("accuracy", accuracy, prog_bar=True)

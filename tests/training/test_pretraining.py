@@ -124,13 +124,13 @@ def test_a_network_that_restores_raises_no_warning(monkeypatch, capsys):
 
 def test_the_best_loss_survives_a_checkpoint():
     net, other, content = module(), module(), {}
-    net.best_loss, net.best_epoch, net.flat_evaluations = 0.25, 3, 2
+    net.best, net.best_epoch, net.flat_evaluations = 0.25, 3, 2
     net.on_save_checkpoint(content)
     assert content["kind"] == "restoration"
     assert content["n_outputs"] == 1
-    assert math.isinf(other.best_loss)
+    assert math.isinf(other.best)
     other.on_load_checkpoint(content)
-    assert (other.best_loss, other.best_epoch, other.flat_evaluations) == (0.25, 3, 2)
+    assert (other.best, other.best_epoch, other.flat_evaluations) == (0.25, 3, 2)
 
 
 def test_picture_has_a_row_for_every_patch(tmp_path):

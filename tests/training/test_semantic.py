@@ -62,10 +62,13 @@ def data(folder: Path, patterns: Patterns, plan: object) -> GenesisDataModule:
 
 def fit(module: nn.Module, loader: GenesisDataModule, epochs: int) -> list[dict[str, float]]:
     history: list[dict[str, float]] = []
-    module.conclude = lambda loss, further, conclude=module.conclude: (  # type: ignore[method-assign]
-        conclude(loss, further),
-        history.append(dict(module.evaluation())),
-    )
+    conclude = module.conclude
+
+    def remember(*evaluation: object) -> None:
+        conclude(*evaluation)
+        history.append(dict(module.evaluation()))
+
+    module.conclude = remember  # type: ignore[method-assign]
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
