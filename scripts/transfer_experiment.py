@@ -50,6 +50,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pretrain_steps", type=int, default=60, help="of an epoch, four patches each")
     parser.add_argument("--filters", type=int, nargs="+", default=[8, 16, 32, 64], help="of the network's stages")
     parser.add_argument("--transfer", choices=("encoder", "all"), default="encoder")
+    parser.add_argument(
+        "--mirror_axes", type=int, nargs="*", help="of fine-tuning; no number: none; default: the plan's"
+    )
     parser.add_argument("--semantic", action="store_true", help="pre-train by Semantic Genesis too")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="further pre-trainings")
     parser.add_argument("--threads", type=int, default=2)
@@ -159,6 +162,8 @@ def fine_tuned(
             2,
         ]
         argv += ["--no-save_ckpt"]
+        if options.mirror_axes is not None:
+            argv += ["--mirror_axes", *options.mirror_axes]
         if weights is not None:
             argv += ["--pretrained", weights, "--transfer", options.transfer]
         seconds = run(options, results, argv)
