@@ -57,7 +57,7 @@ def gate(wanted: Gate, root: Path = ROOT) -> int:
 def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["git", "-C", str(root), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     except FileNotFoundError as error:
         raise RecordError("git is not installed: --against needs it") from error
 
@@ -84,7 +84,7 @@ def measured(tree: Path, parts: Sequence[str]) -> Results:
     with tempfile.TemporaryDirectory() as temporary:
         arguments = ["--mode", "check", "--results", temporary, *(("--parts", *parts) if parts else ())]
         command = [sys.executable, str(tree / PROGRAM), *arguments]
-        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=tree, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise RecordError(f"{tree / PROGRAM} --mode check ended with {done.returncode}: {' '.join(last)}")

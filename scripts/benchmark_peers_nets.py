@@ -73,7 +73,7 @@ def _alone(out: Path, who: str, classes: int, shape: Sequence[int], cube: Sequen
     }
     arguments = [str(text) for name, given in values.items() for text in (f"--{name}", *given)]
     command = [sys.executable, str(PROGRAM), *arguments, "--threads", str(torch.get_num_threads())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RecordError(f"{PROGRAM.name} {who} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     report: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -167,7 +167,10 @@ def fine_tuned(
         if weights is not None:
             argv += ["--pretrained", weights, "--transfer", options.transfer]
         seconds = run(options, results, argv)
-        logged = [json.loads(line.removeprefix("DLLL ")) for line in (results / "logs.json").read_text().splitlines()]
+        logged = [
+            json.loads(line.removeprefix("DLLL "))
+            for line in (results / "logs.json").read_text(encoding="utf-8").splitlines()
+        ]
         dice = next(record["data"]["Dice"] for record in logged if record["step"] == 0)
         done.write_text(json.dumps({"dice": dice, "seconds": seconds}) + "\n", encoding="utf-8")
     return float(json.loads(done.read_text(encoding="utf-8"))["dice"])

@@ -177,7 +177,7 @@ def _cpu_list(path: Path) -> frozenset[int]:
     if not path.is_file():
         return frozenset()
     cpus: set[int] = set()
-    for piece in path.read_text().strip().split(","):
+    for piece in path.read_text(encoding="ascii").strip().split(","):
         first, _, last = piece.partition("-")
         if first:
             cpus.update(range(int(first), int(last or first) + 1))

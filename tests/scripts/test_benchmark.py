@@ -99,7 +99,9 @@ def test_the_gate_checks_the_revision_out_and_removes_it(tmp_path: Path, capsys:
     assert gate(Gate("HEAD", "50%", 1), root) == 0
     assert gate(Gate("HEAD", "30%", 1), root) == 1
     assert "worse by more than 30 %: part_ms" in capsys.readouterr().out
-    left = subprocess.run(["git", "-C", str(root), "worktree", "list"], check=True, capture_output=True, text=True)
+    left = subprocess.run(
+        ["git", "-C", str(root), "worktree", "list"], check=True, capture_output=True, encoding="utf-8"
+    )
     assert len(left.stdout.splitlines()) == 1
     (root / program).write_text("raise SystemExit('broken')", encoding="utf-8")
     with pytest.raises(RecordError, match=r"--mode check ended with 1: broken"):

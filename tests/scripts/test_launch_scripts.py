@@ -86,6 +86,6 @@ def test_missing_flag_is_named(
 def test_runs_as_a_script_from_any_folder(name: str, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / f"{name}.py"
     command = [sys.executable, str(script), "--help"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert run.returncode == 0
     assert "main.py's flags follow after --" in run.stdout

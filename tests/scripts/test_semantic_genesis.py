@@ -25,7 +25,7 @@ def chain(scans: Path, results: Path, *flags: str) -> subprocess.CompletedProces
     return subprocess.run(
         [*map(str, command), *OWN.split(), *epochs, *flags, "--", *TRAINING.split(), "--norm", "batch"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=300,
         check=False,

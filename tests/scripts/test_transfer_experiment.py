@@ -44,7 +44,7 @@ def test_a_run_that_is_done_is_not_repeated(options, tmp_path, monkeypatch):
         assert dice == 81.5
     assert len(calls) == 1
     given = " ".join(calls[0])
-    for wanted in ("--train_cases 5", "--seed 2", "--steps_per_epoch 7", "--transfer all", "best.ckpt", "--fold 0"):
+    for wanted in ("--train_cases 5", "--seed 2", "--steps_per_epoch 7", "--transfer encoder", "best.ckpt", "--fold 0"):
         assert wanted in given
 
 
