@@ -10,6 +10,7 @@ that there could be.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,8 +67,10 @@ def _surfaces(
         box.append(slice(inside[0], inside[-1] + 1))
     first, second = (torch.from_numpy(np.pad(mask[tuple(box)], 1))[None, None] for mask in (predicted, true))
     spacing = [float(length) for length in spacing_mm]
-    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
-    surface = compute_surface_dice(first, second, [tolerance_mm], include_background=True, spacing=spacing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI's, of an argument that it passes itself
+        hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
+        surface = compute_surface_dice(first, second, [tolerance_mm], include_background=True, spacing=spacing)
     return float(hd95), float(surface)
 
 
