@@ -18,7 +18,23 @@ Norm = Literal["instance", "batch", "group"]
 GROUPS = 16  # of group norm, fewer where the channels do not divide
 
 Layers = dict[int, Callable[..., nn.Module]]  # by the number of spatial axes
-CONV: Layers = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class Conv3d(nn.Conv3d):
+    """``nn.Conv3d``, in float32 where bfloat16 goes wrong.
+
+    On a CPU the bfloat16 weight gradient of a kernel deeper than its input reads memory that nobody wrote
+    (oneDNN 3.12: a NaN in up to a third of the steps at depth 2 and kernel 3). Maps so small cost nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.shape[2] < self.kernel_size[0] and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
+CONV: Layers = {2: nn.Conv2d, 3: Conv3d}
 CONV_TRANSPOSED: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORM: Layers = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
