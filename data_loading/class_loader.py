@@ -110,11 +110,12 @@ def class_loader(
     patches = patch_source(
         folder, plan, cases, settings, compiled=device_id is None, rank=rank, world_size=world_size, labelled=False
     )
-    spec = patch_spec(plan, settings, device_id=device_id, labelled=False)
+    spec = patch_spec(plan, settings, compiled=device_id is None, device_id=device_id, labelled=False)
     augment = spec.graph
 
-    def graph(image: Node, parameters: Node, matrix: Node, seed: Node, target: Node) -> tuple[Node, ...]:
-        return *augment(image, parameters, matrix, seed), target if device_id is None else target.gpu()
+    def graph(*nodes: Node) -> tuple[Node, ...]:
+        *patch, target = nodes
+        return *augment(*patch), target if device_id is None else target.gpu()
 
     spec = replace(
         spec, ports=(*spec.ports, Port(dtype=types.DALIDataType.FLOAT, ndim=1)), names=("image", "target"), graph=graph

@@ -19,6 +19,7 @@ from data_loading.dali_loader import (
     PipelineSpec,
     Port,
     dali_threads,
+    finished_graph,
     patch_graph,
     usable_workers,
 )
@@ -95,7 +96,7 @@ def patch_loader(
         folder, plan, cases, settings, compiled=device_id is None, rank=rank, world_size=world_size, labelled=labelled
     )
     steps = source.sampler.steps_per_epoch
-    spec = patch_spec(plan, settings, device_id=device_id, labelled=labelled)
+    spec = patch_spec(plan, settings, compiled=device_id is None, device_id=device_id, labelled=labelled)
     identity: dict[str, int | str] = {
         "seed": settings.seed,
         "batch_size": settings.batch_size,
@@ -158,26 +159,34 @@ def patch_sampler(plan: Plan, settings: LoaderSettings, *, n_cases: int, batch_s
     )
 
 
-def patch_spec(plan: Plan, settings: LoaderSettings, *, device_id: int | None, labelled: bool) -> PipelineSpec:
-    """The pipeline that belongs to a PatchSource of this plan."""
+def patch_spec(
+    plan: Plan, settings: LoaderSettings, *, compiled: bool, device_id: int | None, labelled: bool
+) -> PipelineSpec:
+    """The pipeline that belongs to a PatchSource of this plan; ``compiled`` as there."""
     layout = "C" + "DHW"[-plan.dim :]
     image, label = (
         Port(dtype=dtype, ndim=plan.dim + 1, layout=layout)
         for dtype in (types.DALIDataType.FLOAT, types.DALIDataType.UINT8)
     )
-    numbers = (
-        Port(dtype=types.DALIDataType.FLOAT, ndim=1),
-        Port(dtype=types.DALIDataType.FLOAT, ndim=2),
-        Port(dtype=types.DALIDataType.UINT32, ndim=1),
-    )
+    ports, graph = (image, *[label] * labelled), finished_graph
+    if not compiled:
+        ports += (
+            Port(dtype=types.DALIDataType.FLOAT, ndim=1),
+            Port(dtype=types.DALIDataType.FLOAT, ndim=2),
+            Port(dtype=types.DALIDataType.UINT32, ndim=1),
+        )
+        graph = patch_graph(
+            shape=(plan.in_channels, *plan.patch_size),
+            in_plane=plan.dim == 2 or plan.anisotropic,
+            labelled=labelled,
+            gpu=device_id is not None,
+        )
+    # For the graph a worker hands over the box under the largest rotation and scaling; nnU-Net reads 1.6 times a side.
+    growth = 1.0 if compiled or settings.augmentation is None else 1.7**plan.dim
     voxels = int(np.prod(plan.patch_size))
-    # A GPU's worker hands over the box under the largest rotation and scaling; nnU-Net reads 1.6 times a side.
-    growth = 1.0 if device_id is None or settings.augmentation is None else 1.7**plan.dim
-    shape = (plan.in_channels, *plan.patch_size)
-    in_plane = plan.dim == 2 or plan.anisotropic
     return PipelineSpec(
-        ports=(image, *[label] * labelled, *numbers),
-        graph=patch_graph(shape=shape, in_plane=in_plane, labelled=labelled, gpu=device_id is not None),
+        ports=ports,
+        graph=graph,
         names=("image", "label") if labelled else ("image",),
         batch_size=settings.batch_size,
         sample_bytes=int(voxels * growth * (4 * plan.in_channels + labelled)),

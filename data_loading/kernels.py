@@ -11,6 +11,8 @@ import math
 import numba as nb
 import numpy as np
 
+from data_loading.vector_math import cos_turns, log2
+
 # Multipliers and shifts of the 32-bit integer hash "lowbias32"; see augmentation.noise_field.
 HASH_1, HASH_2 = 0x7FEB352D, 0x846CA68B
 SEED_STEP = 0x9E3779B9  # between the two streams of one seed: the golden ratio in 32 bits
@@ -52,44 +54,76 @@ def _readonly(array: np.ndarray) -> np.ndarray:
     return view
 
 
+@nb.njit(cache=True, nogil=True)
+def _span(first, step, low, high, count):  # type: ignore[no-untyped-def]
+    """The x in [0, count) with low <= first + step * x < high: (begin, end), empty where begin >= end."""
+    if step == 0:
+        return (0, count) if low <= first < high else (0, 0)
+    near, far = (low - first) / step, (high - first) / step
+    # Rounded inwards by a voxel, then let out again where arithmetic agrees: no end is off by rounding.
+    begin = max(0, min(count, math.ceil(min(near, far)) + 1))
+    end = max(begin, min(count, math.floor(max(near, far))))
+    while begin > 0 and low <= first + step * (begin - 1) < high:
+        begin -= 1
+    while end < count and low <= first + step * end < high:
+        end += 1
+    return begin, end
+
+
+@nb.njit(cache=True, nogil=True)
+def _row_span(start, step, low, above, shape, count):  # type: ignore[no-untyped-def]
+    """The x whose place start + step * x lies in [low, side + above) along all three axes."""
+    begin, end = 0, count
+    for axis in range(3):
+        first, last = _span(start[axis], step[axis], low, shape[axis] + above, count)
+        begin, end = max(begin, first), min(end, last)
+    return begin, max(begin, end)
+
+
 @nb.njit(cache=True, nogil=True, fastmath=True)
 def _warp_linear(volume, matrix, offset, out):  # type: ignore[no-untyped-def]
-    depth, height, width = volume.shape[1:]
-    zx, yx, xx = matrix[0, 2], matrix[1, 2], matrix[2, 2]
-    last = out.shape[3] - 1
+    shape, step, width = volume.shape[1:], matrix[:, 2], out.shape[3]
+    start = np.empty(3)
     for z in range(out.shape[1]):
         for y in range(out.shape[2]):
-            z0 = matrix[0, 0] * z + matrix[0, 1] * y + offset[0]
-            y0 = matrix[1, 0] * z + matrix[1, 1] * y + offset[1]
-            x0 = matrix[2, 0] * z + matrix[2, 1] * y + offset[2]
-            # A row is a line and the volume is convex: both ends inside, all of it inside.
-            inside = (
-                min(z0, z0 + zx * last) >= 0
-                and min(y0, y0 + yx * last) >= 0
-                and min(x0, x0 + xx * last) >= 0
-                and max(z0, z0 + zx * last) < depth - 1
-                and max(y0, y0 + yx * last) < height - 1
-                and max(x0, x0 + xx * last) < width - 1
-            )
+            for axis in range(3):
+                start[axis] = matrix[axis, 0] * z + matrix[axis, 1] * y + offset[axis]
+            # A row is a line and the volume is convex: outside, at a border, inside, at a border, outside.
+            begin, end = _row_span(start, step, -1.0, 0, shape, width)
+            first, last = _row_span(start, step, 0.0, -1, shape, width)
+            if first >= last:
+                first = last = end
             for c in range(volume.shape[0]):
-                source = volume[c]
-                if inside:
-                    for x in range(last + 1):
-                        cz, cy, cx = z0 + zx * x, y0 + yx * x, x0 + xx * x
-                        iz, iy, ix = np.int64(cz), np.int64(cy), np.int64(cx)
-                        fz, fy, fx = np.float32(cz - iz), np.float32(cy - iy), np.float32(cx - ix)
-                        a00 = source[iz, iy, ix] + fx * (source[iz, iy, ix + 1] - source[iz, iy, ix])
-                        a01 = source[iz, iy + 1, ix] + fx * (source[iz, iy + 1, ix + 1] - source[iz, iy + 1, ix])
-                        a10 = source[iz + 1, iy, ix] + fx * (source[iz + 1, iy, ix + 1] - source[iz + 1, iy, ix])
-                        a11 = source[iz + 1, iy + 1, ix] + fx * (
-                            source[iz + 1, iy + 1, ix + 1] - source[iz + 1, iy + 1, ix]
-                        )
-                        b0 = a00 + fy * (a01 - a00)
-                        b1 = a10 + fy * (a11 - a10)
-                        out[c, z, y, x] = b0 + fz * (b1 - b0)
-                else:
-                    for x in range(last + 1):
-                        out[c, z, y, x] = _interpolate(source, z0 + zx * x, y0 + yx * x, x0 + xx * x)
+                row = out[c, z, y]
+                row[:begin] = 0
+                row[end:] = 0
+                _interpolate_inside(volume[c], start, step, row, first, last)
+                for x in range(begin, first):
+                    row[x] = _interpolate(
+                        volume[c], start[0] + step[0] * x, start[1] + step[1] * x, start[2] + step[2] * x
+                    )
+                for x in range(last, end):
+                    row[x] = _interpolate(
+                        volume[c], start[0] + step[0] * x, start[1] + step[1] * x, start[2] + step[2] * x
+                    )
+
+
+@nb.njit(cache=True, nogil=True, fastmath=True)
+def _interpolate_inside(source, start, step, row, begin, end):  # type: ignore[no-untyped-def]
+    """Linear interpolation along a stretch of a row whose eight neighbours are all there."""
+    z0, y0, x0 = start
+    zx, yx, xx = step
+    for x in range(begin, end):
+        cz, cy, cx = z0 + zx * x, y0 + yx * x, x0 + xx * x
+        iz, iy, ix = np.int64(cz), np.int64(cy), np.int64(cx)
+        fz, fy, fx = np.float32(cz - iz), np.float32(cy - iy), np.float32(cx - ix)
+        a00 = source[iz, iy, ix] + fx * (source[iz, iy, ix + 1] - source[iz, iy, ix])
+        a01 = source[iz, iy + 1, ix] + fx * (source[iz, iy + 1, ix + 1] - source[iz, iy + 1, ix])
+        a10 = source[iz + 1, iy, ix] + fx * (source[iz + 1, iy, ix + 1] - source[iz + 1, iy, ix])
+        a11 = source[iz + 1, iy + 1, ix] + fx * (source[iz + 1, iy + 1, ix + 1] - source[iz + 1, iy + 1, ix])
+        b0 = a00 + fy * (a01 - a00)
+        b1 = a10 + fy * (a11 - a10)
+        row[x] = b0 + fz * (b1 - b0)
 
 
 @nb.njit(cache=True, nogil=True, fastmath=True)
@@ -117,20 +151,20 @@ def _interpolate(source, cz, cy, cx):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def _warp_nearest(volume, matrix, offset, out):  # type: ignore[no-untyped-def]
-    depth, height, width = volume.shape[1:]
-    zx, yx, xx = matrix[0, 2], matrix[1, 2], matrix[2, 2]
+    shape, step, width = volume.shape[1:], matrix[:, 2], out.shape[3]
+    start = np.empty(3)
     for z in range(out.shape[1]):
         for y in range(out.shape[2]):
-            z0 = matrix[0, 0] * z + matrix[0, 1] * y + offset[0] + 0.5
-            y0 = matrix[1, 0] * z + matrix[1, 1] * y + offset[1] + 0.5
-            x0 = matrix[2, 0] * z + matrix[2, 1] * y + offset[2] + 0.5
+            for axis in range(3):  # half a voxel on: the index is then what is left of the point
+                start[axis] = matrix[axis, 0] * z + matrix[axis, 1] * y + offset[axis] + 0.5
+            begin, end = _row_span(start, step, 0.0, 0, shape, width)
             for c in range(volume.shape[0]):
-                for x in range(out.shape[3]):
-                    iz, iy, ix = math.floor(z0 + zx * x), math.floor(y0 + yx * x), math.floor(x0 + xx * x)
-                    if 0 <= iz < depth and 0 <= iy < height and 0 <= ix < width:
-                        out[c, z, y, x] = volume[c, iz, iy, ix]
-                    else:
-                        out[c, z, y, x] = 0
+                row = out[c, z, y]
+                row[:begin] = 0
+                row[end:] = 0
+                for x in range(begin, end):
+                    iz, iy, ix = start[0] + step[0] * x, start[1] + step[1] * x, start[2] + step[2] * x
+                    row[x] = volume[c, np.int64(iz), np.int64(iy), np.int64(ix)]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -143,13 +177,13 @@ def _hash(x):  # type: ignore[no-untyped-def]
     return np.uint32(x ^ (x >> np.uint32(16)))
 
 
-@nb.njit(cache=True, nogil=True, fastmath=True)
+@nb.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _add_noise(flat, seed, std):  # type: ignore[no-untyped-def]
     second = np.uint32(seed + np.uint32(SEED_STEP))
     step = np.float32(2.0**-24)
+    scale = np.float32(-2 * math.log(2))
     for i in range(flat.size):
         mixed = _hash(np.uint32(i))
         u = np.float32((_hash(np.uint32(mixed ^ seed)) >> np.uint32(8)) + np.uint32(1)) * step
         v = np.float32(_hash(np.uint32(mixed ^ second)) >> np.uint32(8)) * step
-        radius = math.sqrt(np.float32(-2.0) * math.log(u))
-        flat[i] += std * radius * math.cos(np.float32(2 * math.pi) * v)
+        flat[i] += std * np.float32(math.sqrt(scale * log2(u))) * cos_turns(v)

@@ -1,8 +1,8 @@
 """Reads patches out of preprocessed cases, through memory maps, in DALI's workers.
 
-A patch costs what lies under it, not its volume. On the CPU the worker also warps and adds noise with
-compiled kernels, straight from the memory map; for a GPU it reads the box that the warp needs, and the
-graph does the rest (``augmentation.py``).
+A patch costs what lies under it, not its volume. On the CPU the worker finishes the patch with compiled
+kernels, warping straight from the memory map; for a GPU it reads the box that the warp needs, and the graph
+does the rest (``augmentation.py``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from data_loading import kernels
 from data_loading.augmentation import pack
+from data_loading.intensity_cpu import augment_intensity
 from data_loading.sampling import Patch, PatchSampler, dali_matrix, neighbouring_slice, warp_box
 from data_preprocessing.cases import CaseError, open_array, read_info
 
@@ -95,12 +95,13 @@ REMEDY = "delete the case's json and run preprocess.py again"
 class PatchSource:
     """The callable of DALI's external source: SampleInfo -> arrays of one patch.
 
-    Returns (image, [label,] parameters, matrix, seed): image (C, *axes) float32 and label (1, *axes) uint8,
-    either the finished patch or, for the graph to warp, the box under it; parameters float32: whether the
-    graph must warp, the deviation of the noise that it must add, then augmentation.pack's vector.
+    Compiled, it returns (image, [label]), the finished patch: image (C, *axes) float32, label (1, *axes) uint8.
+    Otherwise (image, [label,] parameters, matrix, seed) for the graph to finish: where it must warp, image and
+    label are the box under the patch; parameters float32: whether to warp, the deviation of the noise, then
+    augmentation.pack's vector.
 
     Attributes:
-        compiled: warp and add noise here, with the CPU kernels, rather than in the graph.
+        compiled: augment here, with the CPU kernels, rather than in the graph.
         first_step: global step (epoch * steps + step) of the pipeline's first batch.
         run: neighbouring slices drawn together from one volume (2D plans); 1 draws each patch alone.
         axes: 3, or 2 where the depth axis is dropped.
@@ -134,25 +135,25 @@ class PatchSource:
 
     def arrays(self, case: OpenCase, patch: Patch) -> tuple[np.ndarray, ...]:
         """Read a patch; see the class."""
-        sides = self.sampler.patch_dhw
-        matrix, offset = patch.matrix, patch.offset
-        graph_warps = patch.warped and not self.compiled
-        if graph_warps:
+        sides, offset = self.sampler.patch_dhw, patch.offset
+        volumes = [case.image_cdhw] if case.label is None else [case.image_cdhw, case.label]
+        drop = (slice(None), 0) if self.axes == 2 else ...
+        if self.compiled or not patch.warped:
+            read = [read_patch(volume, patch, sides) for volume in volumes]
+        else:
             start, end = warp_box(patch, sides, case.shape_dhw)
             offset = offset - start
-            read = partial(copy_box, start=start, size=end - start)
-        else:
-            read = partial(read_patch, patch=patch, sides=sides)
-        image = read(case.image_cdhw)
-        if self.compiled and patch.noise_std > 0:
-            kernels.add_noise(image, patch.noise_seed, patch.noise_std)
-        graph_noise = 0.0 if self.compiled else patch.noise_std
-        drop = (slice(None), 0) if self.axes == 2 else ...
-        images = [image[drop]] if case.label is None else [image[drop], read(case.label)[drop]]
+            read = [copy_box(volume, start, end - start) for volume in volumes]
+        images = [array[drop] for array in read]
+        if self.compiled:
+            if patch.noise_std > 0:
+                kernels.add_noise(read[0], patch.noise_seed, patch.noise_std)
+            augment_intensity(read[0], patch.intensity, self.sampler.in_plane)
+            return tuple(images)
         return (
             *images,
-            np.concatenate([np.array([graph_warps, graph_noise], np.float32), pack(patch.intensity)]),
-            dali_matrix(matrix, offset, self.axes),
+            np.concatenate([np.array([patch.warped, patch.noise_std], np.float32), pack(patch.intensity)]),
+            dali_matrix(patch.matrix, offset, self.axes),
             np.array([patch.noise_seed], np.uint32),
         )
 

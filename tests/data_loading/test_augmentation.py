@@ -1,4 +1,4 @@
-"""Each effect against an oracle, or its statistics; warp and noise both ways, compiled and as DALI's graph."""
+"""Each effect against an oracle, or its statistics, both ways: compiled, and as DALI's graph."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from nvidia.dali import fn, pipeline_def
 from scipy import ndimage
 
-from data_loading import augmentation, kernels
+from data_loading import augmentation, intensity_cpu, kernels
 from data_loading.sampling import AugmentationSettings as Settings
 from data_loading.sampling import Intensity, PatchSampler, dali_matrix, draw_intensity, generator
 
 pytestmark = pytest.mark.loader
 SIDES = (12, 16, 20)
-DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+WAYS = ["compiled", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 Graph = Callable[..., Any]
 
 
@@ -57,7 +57,7 @@ def random_affine(seed: int, sides: tuple[int, ...]) -> tuple[np.ndarray, np.nda
     return patch.matrix, patch.offset
 
 
-@pytest.mark.parametrize("way", ["compiled", *DEVICES])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("sides", [(8, 12, 16), (12, 18, 20), (1, 10, 14)])
 def test_warps_equal_scipy(way: str, sides: tuple[int, ...]) -> None:
     rng = np.random.default_rng(5)
@@ -81,7 +81,7 @@ def test_warps_equal_scipy(way: str, sides: tuple[int, ...]) -> None:
         assert np.mean(labels != nearest) < 2e-3
 
 
-@pytest.mark.parametrize("way", ["compiled", *DEVICES])
+@pytest.mark.parametrize("way", WAYS)
 def test_noise_is_gaussian_and_the_seeds_alone(way: str) -> None:
     shape = (2, 12, 40, 50)
 
@@ -107,20 +107,23 @@ def test_noise_is_gaussian_and_the_seeds_alone(way: str) -> None:
     assert np.abs(first - compiled).max() < 1e-4
 
 
-def effect(
-    shape: tuple[int, ...], device: str, image: np.ndarray, *, in_plane: bool = False, **values: Any
-) -> np.ndarray:
+def effect(shape: tuple[int, ...], way: str, image: np.ndarray, *, in_plane: bool = False, **values: Any) -> np.ndarray:
     """augment_intensity with these parameters, every other effect off."""
     channels, axes = shape[0], len(shape) - 1
     off = {name: np.zeros(channels, np.float32) for name in Intensity.__dataclass_fields__}
     off["blur"] = np.zeros((channels, axes), np.float32)
-    packed = augmentation.pack(Intensity(**(off | {k: np.array(v, np.float32) for k, v in values.items()})))
+    drawn = Intensity(**(off | {k: np.array(v, np.float32) for k, v in values.items()}))
+    if way == "compiled":
+        changed = image.copy()
+        intensity_cpu.augment_intensity(changed if axes == 3 else changed[:, None], drawn, in_plane or axes == 2)
+        return changed
+    packed = augmentation.pack(drawn)
     layout = "CDHW" if axes == 3 else "CHW"
 
     def graph(i: Any, p: Any) -> Any:
         return (augmentation.augment_intensity(i, p, shape, in_plane),)
 
-    return run_graph(graph, image, packed, device=device, layout=layout)
+    return run_graph(graph, image, packed, device=way, layout=layout)
 
 
 @pytest.fixture(params=[(2, 12, 16, 20), (1, 16, 20)], ids=["3D, two channels", "2D"])
@@ -132,42 +135,56 @@ def column(values: list[float], image: np.ndarray) -> np.ndarray:
     return np.array(values[: len(image)], np.float32).reshape(-1, *[1] * (image.ndim - 1))
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_nothing_drawn_changes_nothing(device: str, image: np.ndarray) -> None:
-    assert np.array_equal(effect(image.shape, device, image), image)
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_drawn_changes_nothing(way: str, image: np.ndarray) -> None:
+    assert np.array_equal(effect(image.shape, way, image), image)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_blur_equals_scipy(device: str, image: np.ndarray) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_blur_equals_scipy(way: str, image: np.ndarray) -> None:
     sigma = np.array([[0.5, 0.7, 1.0], [0.0, 0.0, 0.0]])[: len(image), : image.ndim - 1]
-    blurred = effect(image.shape, device, image, blur=sigma)
+    blurred = effect(image.shape, way, image, blur=sigma)
     radius = tuple(int(np.ceil(3 * s)) for s in sigma[0])
     expected = ndimage.gaussian_filter(image[0], sigma[0], mode="mirror", radius=radius)
     assert np.abs(blurred[0] - expected).max() < 1e-4
     assert np.array_equal(blurred[1:], image[1:])
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_brightness_multiplies(device: str, image: np.ndarray) -> None:
-    bright = effect(image.shape, device, image, brightness=[1.2, 0.8][: len(image)])
+def test_blur_wider_than_the_patch_mirrors_again() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 2, 1, 5)).astype(np.float32)
+    sigma = np.array([[2.0, 2.0, 2.0]])
+    blurred = effect(image.shape, "compiled", image, blur=sigma)
+    expected = ndimage.gaussian_filter(image[0], 2.0, mode="mirror", radius=6)
+    assert np.abs(blurred[0] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["contrast", "gamma", "gamma_inverted"])
+def test_a_constant_patch_stays_constant(name: str) -> None:
+    image = np.full((1, 4, 6, 5), -3.5, np.float32)
+    assert np.array_equal(effect(image.shape, "compiled", image, **{name: [0.8]}), image)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_brightness_multiplies(way: str, image: np.ndarray) -> None:
+    bright = effect(image.shape, way, image, brightness=[1.2, 0.8][: len(image)])
     assert np.abs(bright - image * column([1.2, 0.8], image)).max() < 1e-5
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_contrast_stretches_about_the_mean_and_keeps_the_range(device: str, image: np.ndarray) -> None:
-    stretched = effect(image.shape, device, image, contrast=[1.25, 0.75][: len(image)])
+@pytest.mark.parametrize("way", WAYS)
+def test_contrast_stretches_about_the_mean_and_keeps_the_range(way: str, image: np.ndarray) -> None:
+    stretched = effect(image.shape, way, image, contrast=[1.25, 0.75][: len(image)])
     spatial = tuple(range(1, image.ndim))
     low, high, mean = (f(image, axis=spatial, keepdims=True) for f in (np.min, np.max, np.mean))
     expected = np.clip((image - mean) * column([1.25, 0.75], image) + mean, low, high)
     assert np.abs(stretched - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("inverted", [False, True])
-def test_gamma_keeps_mean_and_deviation(device: str, inverted: bool, image: np.ndarray) -> None:
+def test_gamma_keeps_mean_and_deviation(way: str, inverted: bool, image: np.ndarray) -> None:
     exponents = [0.7, 1.5]
     name = "gamma_inverted" if inverted else "gamma"
-    curved = effect(image.shape, device, image, **{name: exponents[: len(image)]})
+    curved = effect(image.shape, way, image, **{name: exponents[: len(image)]})
     for channel, plain, exponent in zip(curved, -image if inverted else image, exponents, strict=False):
         span = plain.max() - plain.min()
         power = ((plain - plain.min()) / span) ** exponent * span + plain.min()
@@ -177,9 +194,9 @@ def test_gamma_keeps_mean_and_deviation(device: str, inverted: bool, image: np.n
     assert curved[0].std() == pytest.approx(image[0].std(), abs=1e-3)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_low_resolution_equals_torch(device: str, image: np.ndarray) -> None:
-    coarse = effect(image.shape, device, image, zoom=[0.6, 0.0][: len(image)])
+@pytest.mark.parametrize("way", WAYS)
+def test_low_resolution_equals_torch(way: str, image: np.ndarray) -> None:
+    coarse = effect(image.shape, way, image, zoom=[0.6, 0.0][: len(image)])
     tensor = torch.from_numpy(image[None, :1])
     sides = image.shape[1:]
     small = torch.nn.functional.interpolate(
@@ -191,10 +208,11 @@ def test_low_resolution_equals_torch(device: str, image: np.ndarray) -> None:
     assert np.array_equal(coarse[1:], image[1:])
 
 
-def test_low_resolution_of_anisotropic_patches_keeps_the_slices_apart() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_low_resolution_of_anisotropic_patches_keeps_the_slices_apart(way: str) -> None:
     image = np.zeros((1, 6, 16, 20), np.float32)
     image[0, ::2] = 1
-    coarse = effect(image.shape, "cpu", image, in_plane=True, zoom=[0.5])
+    coarse = effect(image.shape, way, image, in_plane=True, zoom=[0.5])
     assert np.abs(coarse - image).max() < 1e-5
 
 

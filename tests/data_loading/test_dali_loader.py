@@ -175,7 +175,7 @@ def test_too_little_shared_memory_is_said_before(cases: tuple, monkeypatch: pyte
     _, plan, _ = cases
     stat = namedtuple("stat", "f_bavail f_frsize")(1, 4096)
     monkeypatch.setattr(dali_loader.os, "statvfs", lambda _: stat)
-    spec = replace(patch_spec(plan, INLINE, device_id=None, labelled=True), num_workers=2)
+    spec = replace(patch_spec(plan, INLINE, compiled=True, device_id=None, labelled=True), num_workers=2)
     with pytest.raises(LoaderError, match=r"/dev/shm has 0 MiB free.*--shm-size.*--num_workers 0"):
         check_shared_memory(spec)
 

@@ -29,7 +29,7 @@ def coordinates(shape_dhw: Sequence[int] = (12, 16, 20)) -> Callable[[int], np.n
 def loader(folder_plan_cases: tuple, settings: LoaderSettings, *, compiled: bool) -> PatchLoader:
     folder, plan, cases = folder_plan_cases
     source = patch_source(folder, plan, cases, settings, compiled=compiled)
-    spec = patch_spec(plan, settings, device_id=None, labelled=True)
+    spec = patch_spec(plan, settings, compiled=compiled, device_id=None, labelled=True)
     return PatchLoader(source, spec, steps=source.sampler.steps_per_epoch)
 
 
