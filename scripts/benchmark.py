@@ -12,6 +12,7 @@ lines in --results/--logname, and benchmark_<mode>.json with machine, versions, 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -62,7 +63,7 @@ class BenchmarkSettings:
         "of check and --against",
     )
     against: str | None = setting(None, "git revision to compare with, both measured now, turn by turn")
-    rounds: int = setting(3, "turns of each revision")
+    rounds: int | None = setting(None, "turns of each revision (None: 3), or of real and constant batch (None: 1)")
     max_regression: str = setting("60%", "the most that a part may be slower than in --against")
 
     def __post_init__(self) -> None:
@@ -70,8 +71,9 @@ class BenchmarkSettings:
         if len(self.volume) != 3 or len(self.patch_size) != 3:
             faults.append("--volume and --patch_size have three sides")
         for name in ("batch_size", "train_batches", "test_batches", "rounds", "nodes"):
-            if getattr(self, name) < 1:
-                faults.append(f"--{name} {getattr(self, name)} is below 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                faults.append(f"--{name} {value} is below 1")
         batches = self.train_batches if self.mode in ("train", "loader", "genesis") else self.test_batches
         if self.mode != "check" and self.against is None and self.warmup >= batches:
             faults.append(f"{batches} batches leave nothing to measure after --warmup {self.warmup}")
@@ -107,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, extra = split_at_dashes(sys.argv[1:] if argv is None else argv)
     settings = parse(BenchmarkSettings, own, (__doc__ or "").split("\n")[0])
     if settings.against is not None:
-        return gate(Gate(settings.against, settings.max_regression, settings.rounds, settings.parts))
+        return gate(Gate(settings.against, settings.max_regression, settings.rounds or 3, settings.parts))
     if settings.mode in ("train", "predict"):
         results = through_main(settings, extra)
     elif settings.mode == "check":
@@ -168,24 +170,28 @@ def check(settings: BenchmarkSettings) -> Results:
 
 
 def through_main(settings: BenchmarkSettings, extra: Sequence[str]) -> Results:
-    """``main.py --benchmark`` with the loader and with a constant batch."""
+    """``main.py --benchmark`` with the loader and with a constant batch, in turns; medians over the turns."""
     given = settings.folder
     source: AbstractContextManager[Any] = nullcontext((given, None)) if given else preprocessed(settings.works)
+    real, constant = [], []
     with source as (folder, _):
-        real = run_main(settings, folder, settings.logname, extra)
-        constant = run_main(settings, folder, f"constant_{settings.logname}", ["--constant_batch", *extra])
+        for _ in range(settings.rounds or 1):
+            real.append(run_main(settings, folder, settings.logname, extra))
+            constant.append(run_main(settings, folder, f"constant_{settings.logname}", ["--constant_batch", *extra]))
     mode = settings.mode
+    values = {name: statistics.median(run[name] for run in real) for name in real[0]}
     results = {}
-    for name, value in real.items():
+    for name, value in values.items():
         unit = "images/s" if name.startswith("throughput") else "%" if "wait" in name else "ms"
         results[name] = Metric(value=value, unit=unit, better="higher" if unit == "images/s" else "lower")
-    name = f"throughput_{mode}"
-    results[f"{name}_constant"] = Metric(value=constant[name], unit="images/s", better="higher")
-    efficiency = constant[f"latency_{mode}_50"] / real[f"latency_{mode}_50"]
+    rate, step = f"throughput_{mode}", f"latency_{mode}_50"
+    free = statistics.median(run[rate] for run in constant)
+    results[f"{rate}_constant"] = Metric(value=free, unit="images/s", better="higher")
+    efficiency = statistics.median(b[step] / a[step] for a, b in zip(real, constant, strict=True))
     results["loader_efficiency"] = Metric(value=efficiency, unit="of a constant batch", better="higher")
-    waiting = real[f"data_wait_{mode}"]
-    print(f"{mode}: {real[name]:.2f} images/s, {waiting:.1f} % of the time waiting for data")
-    print(f"loader efficiency {efficiency:.3f} (medians; constant batch: {constant[name]:.2f} images/s)")
+    waiting = values[f"data_wait_{mode}"]
+    print(f"{mode}: {values[rate]:.2f} images/s, {waiting:.1f} % of the time waiting for data")
+    print(f"loader efficiency {efficiency:.3f} (medians; constant batch: {free:.2f} images/s)")
     return results
 
 
