@@ -141,6 +141,9 @@ def measure(settings: BenchmarkSettings) -> Results:
         results["loader_speedup"] = Metric(
             value=found["speedup"], unit="times a whole-volume pipeline", better="higher"
         )
+        if sizes.device_id is None:  # what a GPU does is not in its process's time
+            for name, cost in benchmark_loader.effects(sizes).items():
+                results[f"loader_{name}"] = Metric(value=cost, unit="CPU ms a sample", better="lower")
     if mode == "genesis":
         loops: dict[str, Any] = benchmark_genesis.run(patch_size=settings.patch_size, repeats=10)
         results["genesis_speedup"] = Metric(value=loops["pair"]["ratio"], unit="times the loops", better="higher")

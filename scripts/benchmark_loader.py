@@ -13,8 +13,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from nvidia.dali import math as dmath
 
 from data_loading.dali_loader import dali_threads
 from data_loading.data_module import LoaderSettings, patch_loader
+from data_loading.sampling import EFFECTS, AugmentationSettings
 from data_preprocessing.cases import CaseInfo, Intensity, list_cases, write_case
 from data_preprocessing.plan import Normalization, Plan
 from data_preprocessing.volume import Geometry
@@ -86,8 +89,28 @@ def run(settings: LoaderBenchmark) -> dict[str, float]:
     return result
 
 
+def effects(settings: LoaderBenchmark) -> dict[str, float]:
+    """CPU milliseconds a sample: "reading" alone, and what each augmentation adds where it is drawn."""
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as open_loaders:
+        folder = settings.folder or Path(temporary)
+        plan = make_volumes(folder, settings)
+        steps = {}
+        for name in ("reading", *EFFECTS):
+            loading = LoaderSettings(
+                batch_size=settings.batch_size,
+                num_workers=0,
+                steps_per_epoch=settings.warmup + settings.steps * settings.rounds,
+                augmentation=AugmentationSettings().only(name),
+            )
+            made = patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id)
+            steps[name] = partial(next, iter(open_loaders.enter_context(made)))
+        rounds = interleave(steps, settings)
+    cost = {name: 1000 / statistics.median(r[0] for r in measured) for name, measured in rounds.items()}
+    return {name: value - (name != "reading") * cost["reading"] for name, value in cost.items()}
+
+
 def interleave(
-    steps: dict[str, Callable[[], object]], settings: LoaderBenchmark
+    steps: Mapping[str, Callable[[], object]], settings: LoaderBenchmark
 ) -> dict[str, list[tuple[float, float]]]:
     """Let the pipelines take turns: (samples per CPU second, samples per second) by name and round."""
     for step in steps.values():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scripts.benchmark_loader import LoaderBenchmark, baseline_pipeline, cpu_seconds, make_volumes, run
+from data_loading.sampling import EFFECTS
+from scripts.benchmark_loader import LoaderBenchmark, baseline_pipeline, cpu_seconds, effects, make_volumes, run
 
 SMALL = LoaderBenchmark(patch_size=(8, 12, 16), volume_dhw=(20, 24, 28), cases=2, steps=2, warmup=1, rounds=2)
 
@@ -20,6 +22,13 @@ def test_both_are_measured() -> None:
         assert result[f"{name}_samples_per_core_s"] > 0
         assert result[f"{name}_samples_per_s"] > 0
     assert result["speedup"] > 0
+
+
+@pytest.mark.loader
+def test_each_effect_has_its_cost() -> None:
+    cost = effects(replace(SMALL, rounds=1))
+    assert cost.keys() == {"reading", *EFFECTS}
+    assert cost["reading"] > 0
 
 
 @pytest.mark.loader
