@@ -260,8 +260,8 @@ def training_callbacks(
         callbacks.append(Profile(settings.results))
     if settings.save_ckpt:
         folder = settings.checkpoint_folder
-        callbacks += [
-            ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=False),
+        callbacks += [  # both at the end of an epoch, after its record, so that either can be resumed from
+            ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=True),
             ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         ]
     return callbacks

@@ -117,6 +117,23 @@ def test_killed_run_resumes_to_the_same_result(cases, tmp_path):
     assert all(torch.equal(final[0][key], final[1][key]) for key in final[0])
 
 
+def test_each_epoch_is_logged_once_whatever_checkpoint_a_run_is_resumed_from(cases, tmp_path):
+    def steps():
+        return [json.loads(line[5:])["step"] for line in (tmp_path / "logs.json").read_text().splitlines()]
+
+    flags = ["--learning_rate", "0.003", "--val_every", 2]
+    assert train(cases, tmp_path, *flags, "--epochs", 3) == 0
+    whole = records(tmp_path)
+    (best,) = (tmp_path / "checkpoints").glob("epoch=1-*.ckpt")
+    assert train(cases, tmp_path, *flags, "--epochs", 3, "--resume_training", "--ckpt_path", best) == 0
+    same_run(whole, records(tmp_path))
+    assert steps() == ["PARAMETER", 0, 1, "PARAMETER", 2]
+    with (tmp_path / "logs.json").open("a") as stream:  # killed after an epoch's record, before its checkpoint
+        stream.write('DLLL {"type": "LOG", "step": 3, "data": {"Train Loss": 1.0}}\n')
+    assert train(cases, tmp_path, *flags, "--epochs", 4, "--resume_training") == 0
+    assert steps() == ["PARAMETER", 0, 1, "PARAMETER", 2, "PARAMETER", 3]
+
+
 def test_resuming_under_other_settings_is_refused(cases, trained):
     message = train(cases, trained, "--epochs", 3, "--resume_training", "--seed", 2, "--amp", "--ema", 0.5)
     assert "--seed 1" in message
