@@ -17,7 +17,7 @@ from data_preprocessing.cases import has_label, open_array, read_info
 from data_preprocessing.crop import crop
 from data_preprocessing.dataset import DatasetError, read_img_list
 from data_preprocessing.plan import Plan
-from data_preprocessing.regions import Regions
+from data_preprocessing.regions import Regions, write_regions
 from data_preprocessing.volume import read_label, turn_axes
 from inference.predict import Predicted, PredictSettings, predict_scans, predict_stored
 from inference.scans import input_scans
@@ -98,11 +98,9 @@ def write_predictions(settings: MainSettings, source: Source, cases: list[str] |
 
     Where labels lie beside the cases, Dice is printed. Returns 1 if a case failed, after all others.
     """
-    fabric = build_fabric(settings)
-    fabric.launch()
-    segmenter = build_segmenter(settings, source, fabric)
-    mine = slice(fabric.global_rank, None, fabric.world_size)
     folder = settings.results if cases is None else settings.results / predictions_name(settings)
+    fabric, segmenter = _start(settings, source, folder)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
     where = (segmenter.plan, segmenter.predictor, segmenter.wanted, folder)
     if settings.input is not None and cases is None:
         scans = input_scans(settings.input, channels=len(source.plan.channels))[mine]
@@ -131,13 +129,21 @@ def evaluate_list(settings: MainSettings, source: Source) -> int:
         predicted, label = (torch.from_numpy(read_label(path)[0]) for path in (case.path, labels[case.case]) if path)
         return predicted, label
 
-    fabric = build_fabric(settings)
-    fabric.launch()
-    segmenter = build_segmenter(settings, source, fabric)
-    mine = scans[fabric.global_rank :: fabric.world_size]
     folder = settings.results / predictions_name(settings)
+    fabric, segmenter = _start(settings, source, folder)
+    mine = scans[fabric.global_rank :: fabric.world_size]
     done = predict_scans(mine, segmenter.plan, segmenter.predictor, segmenter.wanted, folder, device=fabric.device)
     return _report(settings, fabric, segmenter, done, pair)
+
+
+def _start(settings: MainSettings, source: Source, folder: Path) -> tuple[Fabric, Segmenter]:
+    """All ranks with their network; the folder of predictions says what the channels of its probabilities are."""
+    fabric = build_fabric(settings)
+    segmenter = build_segmenter(settings, source, fabric)
+    if fabric.is_global_zero and settings.save_preds:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_regions(folder, segmenter.regions)
+    return fabric, segmenter
 
 
 def _report(
