@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from commands.assembly import build_fabric, build_module, checkpoint_of
+from commands.assembly import build_fabric, build_module, checkpoint_of, open_log
 from data_preprocessing.cases import has_label, open_array, read_info
 from data_preprocessing.crop import crop
 from data_preprocessing.dataset import DatasetError, read_img_list
@@ -104,13 +104,13 @@ def write_predictions(settings: MainSettings, source: Source, cases: list[str] |
     where = (segmenter.plan, segmenter.predictor, segmenter.wanted, folder)
     if settings.input is not None and cases is None:
         scans = input_scans(settings.input, channels=len(source.plan.channels))[mine]
-        return _report(settings, fabric, segmenter, predict_scans(scans, *where, device=fabric.device), None)
+        return _report(fabric, segmenter, predict_scans(scans, *where, device=fabric.device), None)[0]
     stored = predict_stored(settings.folder, (cases or [])[mine], *where[1:], device=fabric.device)
-    return _report(settings, fabric, segmenter, stored, lambda case: stored_pair(settings.folder, case))
+    return _report(fabric, segmenter, stored, lambda case: stored_pair(settings.folder, case))[0]
 
 
 def evaluate_list(settings: MainSettings, source: Source) -> int:
-    """Dice by class over the scans of --img_list, each on its own grid; label maps are written too.
+    """Dice by class over the scans of --img_list, each on its own grid, printed and logged; label maps are written too.
 
     Returns 1 if a scan failed, after all others.
 
@@ -133,7 +133,10 @@ def evaluate_list(settings: MainSettings, source: Source) -> int:
     fabric, segmenter = _start(settings, source, folder)
     mine = scans[fabric.global_rank :: fabric.world_size]
     done = predict_scans(mine, segmenter.plan, segmenter.predictor, segmenter.wanted, folder, device=fabric.device)
-    return _report(settings, fabric, segmenter, done, pair)
+    failed, record = _report(fabric, segmenter, done, pair)
+    if fabric.is_global_zero and record:
+        open_log(settings, append=True).log(step=(), data=record)
+    return failed
 
 
 def _start(settings: MainSettings, source: Source, folder: Path) -> tuple[Fabric, Segmenter]:
@@ -147,13 +150,16 @@ def _start(settings: MainSettings, source: Source, folder: Path) -> tuple[Fabric
 
 
 def _report(
-    settings: MainSettings,
     fabric: Fabric,
     segmenter: Segmenter,
     done: Iterable[Predicted],
     pair: Callable[[Predicted], LabelMaps | None] | None,
-) -> int:
-    """Print each case as it is done and, where ``pair`` finds its label, Dice; then the means over all ranks."""
+) -> tuple[int, dict[str, float]]:
+    """Print each case as it is done and, where ``pair`` finds its label, Dice; then the means over all ranks.
+
+    Returns:
+        1 if a case failed, and DLLogger's names and values of Dice in percent, none where no case had a label.
+    """
     meter = DiceMeter(segmenter.plan.n_class, segmenter.regions)
     faults = torch.zeros((), device=fabric.device)
     for case in done:
@@ -170,12 +176,15 @@ def _report(
             continue
         print(f"{case.path}  {case.seconds:.1f} s{dice}", flush=True)
     totals, faults = fabric.all_reduce((meter.totals.to(fabric.device), faults), reduce_op="sum")
-    if fabric.is_global_zero and totals[1, 0] > 0:
-        mean, by_class = DiceMeter.means(totals.cpu())
+    failed = int(faults > 0)
+    if not totals[1, 0]:
+        return failed, {}
+    mean, by_class = DiceMeter.means(totals.cpu())
+    if fabric.is_global_zero:
         names = segmenter.regions.names if segmenter.regions else segmenter.plan.labels[1:]
         shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in zip(names, by_class, strict=True))
         print(f"Dice {100 * mean:.2f} over {int(totals[1, 0])} cases ({shown})")
-    return int(faults > 0)
+    return failed, {"Dice": 100 * mean} | {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
 
 
 def stored_pair(folder: Path, case: Predicted) -> LabelMaps | None:

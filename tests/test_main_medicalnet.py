@@ -1,5 +1,6 @@
 """Every mode of main.py with a ResNet encoder, and checkpoints of MedicalNet's own segmentation network."""
 
+import json
 import os
 import re
 
@@ -179,7 +180,11 @@ def test_a_published_checkpoint_is_evaluated_as_published(dataset, tmp_path, cap
     net = published(tmp_path / "epoch_3.pth.tar", depth, shortcut)
     flags = ["--ckpt_path", tmp_path / "epoch_3.pth.tar", "--gpus", 0, "--results", tmp_path, "--patch_size", *size]
     assert run("--exec_mode", "evaluate", "--img_list", dataset / "val.txt", *flags) == 0
-    printed = re.search(r"over 2 cases \(class 1 (\S+), class 2 (\S+)\)", capsys.readouterr().out)
+    shown = re.search(r"Dice (\S+) over 2 cases \(class 1 (\S+), class 2 (\S+)\)", capsys.readouterr().out)
+    printed = [float(value) for value in shown.groups()]
+    logged = json.loads((tmp_path / "logs.json").read_text().splitlines()[-1][5:])
+    assert logged["step"] == []
+    assert [logged["data"][name] for name in ("Dice", "D1", "D2")] == pytest.approx(printed, abs=0.005)
     dice = []
     for name in ("phantom_000.nii.gz", "phantom_001.nii.gz"):
         expected = as_published(net, dataset / "imagesTr" / name, size)
@@ -190,7 +195,7 @@ def test_a_published_checkpoint_is_evaluated_as_published(dataset, tmp_path, cap
         dice.append(
             [200 * np.sum((expected == c) & (true == c)) / np.sum((expected == c) * 1 + (true == c)) for c in (1, 2)]
         )
-    assert [float(value) for value in printed.groups()] == pytest.approx(np.mean(dice, axis=0), abs=0.2)
+    assert printed[1:] == pytest.approx(np.mean(dice, axis=0), abs=0.2)
     assert run("--exec_mode", "predict", "--input", dataset / "imagesTs", *flags) == 0
     source = next((dataset / "imagesTs").iterdir())
     written = nibabel.load(tmp_path / source.name)
