@@ -223,7 +223,7 @@ def test_two_ranks_count_every_case_once(cases, trained, tmp_path):
     assert len(list((tmp_path / "two" / "predictions_last_task=None_fold=0").glob("*.nii.gz"))) == 4
 
 
-def test_two_ranks_train(cases, tmp_path):
+def test_two_ranks_train_and_one_goes_on(cases, tmp_path, capsys):
     command = [sys.executable, ROOT / "main.py", "--data", cases, "--results", tmp_path, *SMALL, "--cpu_ranks", 2]
     command += ["--epochs", 1, "--nfolds", 8]  # a single case to validate: the second rank has none
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -232,7 +232,9 @@ def test_two_ranks_train(cases, tmp_path):
     assert set(logged) == {"PARAMETER", 0}  # rank 0 alone writes
     assert np.isfinite(logged[0]["Train Loss"])
     assert np.isfinite(logged[0]["Val Loss"])
-    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert train(cases, tmp_path, "--epochs", 2, "--nfolds", 8, "--resume_training") == 0
+    assert "warning: resumed on 1 GPUs (ranks) instead of 2" in capsys.readouterr().err
+    assert set(records(tmp_path)) == {"PARAMETER", 0, 1}
 
 
 def test_every_training_option_runs_together(cases, tmp_path, capsys):
