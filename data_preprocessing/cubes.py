@@ -92,7 +92,7 @@ def border_within(shape_dhw: Sequence[int], size_dhw: Sequence[int], wanted_dhw:
     So half of that room is left to draw places from, however small the scan.
     """
     sides = zip(shape_dhw, size_dhw, wanted_dhw, strict=True)
-    d, h, w = (min(int(wanted), (int(side) - int(cube)) // 4) for side, cube, wanted in sides)
+    d, h, w = (min(wanted, (side - cube) // 4) for side, cube, wanted in sides)
     return d, h, w
 
 

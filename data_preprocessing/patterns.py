@@ -214,16 +214,16 @@ def _choose_places(
 ) -> list[tuple[int, ...]]:
     """(scan, d, h, w) of every class, no scan twice before all have served."""
     grid, size = extents.grid, np.array(settings.size[::-1])
-    border = np.array(border_within(grid, size, settings.border[::-1]))
-    if (border != settings.border[::-1]).any():
-        say(f"border {tuple(border[::-1].tolist())} instead of {settings.border} (W, H, D), the scans are smaller")
+    border = border_within(grid.tolist(), size.tolist(), settings.border[::-1])
+    if border[::-1] != settings.border:
+        say(f"border {border[::-1]} instead of {settings.border} (W, H, D), the scans are smaller")
     if len(scans) < settings.classes:
         say(f"{len(scans)} training scans for {settings.classes} classes: scans serve as reference more than once")
     found: list[tuple[int, ...]] = []
     barren = 0
     for scan in _rounds(rng, scans):
         before = len(found)
-        candidates = rng.integers(border, grid - size - border + 1, (CANDIDATES, 3))
+        candidates = rng.integers(border, grid - size - np.array(border) + 1, (CANDIDATES, 3))
         taken = np.array([place[1:] for place in found]).reshape(-1, 3)
         apart = np.sqrt(((candidates[:, None] - taken) ** 2).sum(2)).min(1, initial=np.inf) >= settings.distance
         for place in candidates[apart]:
