@@ -16,13 +16,16 @@ from typing import Any
 
 import joblib
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from data_preprocessing.cases import list_cases, open_array, read_info
 from data_preprocessing.dataset import DATASET_FILE, read_dataset
 from data_preprocessing.plan import PLAN_FILE, Plan
+from data_preprocessing.regions import REGIONS_FILE, read_regions
 from data_preprocessing.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem
+from inference.restore import decide
 from settings import EvaluateSettings, parse, run_command
 from training.pictures import draw_overlay
 from training.scores import METRICS, score_case, summary
@@ -143,8 +146,9 @@ def read_truth(pair: Pair) -> tuple[np.ndarray, Geometry]:
 
 
 def read_prediction(path: Path, geometry: Geometry, label: Path, n_class: int = 0) -> np.ndarray:
-    """Class values (D, H, W) on the label's grid; probabilities (C, D, H, W) in .npy become the likeliest class.
+    """Class values (D, H, W) on the label's grid; probabilities (C, D, H, W) in .npy become class values too.
 
+    Channels are classes, of which the likeliest wins, or the regions that a ``regions.json`` beside them names.
     ``n_class`` is the number of classes that the dataset has, or 0 where nothing tells it.
 
     Raises:
@@ -165,15 +169,29 @@ def read_prediction(path: Path, geometry: Geometry, label: Path, n_class: int = 
             "it must be (D, H, W) class values or (C, D, H, W) probabilities on the scan's grid"
         )
     if values.ndim == 4 and len(values) > 1:
-        if n_class and len(values) != n_class:
-            raise EvaluationError(
-                f"{path} has {len(values)} channels for {n_class} classes; give the label map instead"
-            )
-        return np.stack([np.argmax(values[:, plane], axis=0).astype(np.uint8) for plane in range(values.shape[1])])
+        return decide_planes(path, values, n_class)
     classes = np.asarray(values).reshape(geometry.shape_dhw)
     if not np.array_equal(classes, whole := classes.astype(np.uint8)):
         raise EvaluationError(f"{path}: a single channel must hold class values, whole numbers from 0 to 255")
     return whole
+
+
+def decide_planes(path: Path, probabilities_cdhw: np.ndarray, n_class: int) -> np.ndarray:
+    """Class values (D, H, W), plane by plane, of probabilities as ``read_prediction`` takes them."""
+    regions, channels = read_regions(path.parent), len(probabilities_cdhw)
+    wanted, what = (len(regions.names), "regions") if regions else (n_class or channels, "classes")
+    if channels != wanted:
+        raise EvaluationError(f"{path} has {channels} channels for {wanted} {what}; give the label map instead")
+    classes = np.empty(probabilities_cdhw.shape[1:], np.uint8)
+    for index, target in enumerate(classes):
+        plane = np.asarray(probabilities_cdhw[:, index], np.float32)
+        if regions is None and not np.allclose(plane.sum(axis=0), 1, atol=0.01):
+            raise EvaluationError(
+                f"{path}: its channels do not sum to 1, so they are no probabilities of classes; give the label map "
+                f"instead, or, where they are regions (--brats), the {REGIONS_FILE} that predict wrote beside them"
+            )
+        target[...] = decide(torch.from_numpy(plane), regions).numpy()
+    return classes
 
 
 def as_report(scored: Sequence[Scored], names: Sequence[str], tolerance_mm: float, faults: list[str]) -> dict[str, Any]:

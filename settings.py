@@ -42,6 +42,21 @@ _SEMANTIC = {
     "patience": 50,
     "epochs": 10000,
 }
+_MEDICALNET = {  # arXiv:1904.00625: fine-tuning, and no augmentation besides its preprocessing's crops
+    "exec_mode": "train",
+    "optimizer": "sgd",
+    "learning_rate": 0.001,
+    "new_layer_lr_mult": 100.0,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.001,
+    "scheduler": "exponential",
+    "lr_decay": 0.99,
+    "batch_size": 1,
+    "epochs": 200,
+    "augment": "none",
+    "mirror_axes": (),
+}
 PRESETS: dict[str | None, dict[str, Any]] = {
     "models_genesis": _PUBLISHED_SGD
     | {"encoder": "genesis", "batch_size": 6, "learning_rate": 1.0, "patience": 50, "step_epochs": 40, "epochs": 10000},
@@ -50,21 +65,8 @@ PRESETS: dict[str | None, dict[str, Any]] = {
     "genesis_nnunet": _PUBLISHED_SGD
     | {"batch_size": 64, "learning_rate": 0.1, "patience": 20, "step_epochs": 12, "epochs": 1000}
     | {"z_score": (-775.8457, 251.9326), "outputs": 2},
-    "medicalnet": {  # arXiv:1904.00625: fine-tuning, and no augmentation besides its preprocessing's crops
-        "exec_mode": "train",
-        "optimizer": "sgd",
-        "learning_rate": 0.001,
-        "new_layer_lr_mult": 100.0,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 0.001,
-        "scheduler": "exponential",
-        "lr_decay": 0.99,
-        "batch_size": 1,
-        "epochs": 200,
-        "augment": "none",
-        "mirror_axes": (),
-    },
+    "medicalnet": _MEDICALNET,
+    "medicalnet_conv_seg": _MEDICALNET | {"conv_seg": True, "loss": "ce"},
 }
 
 
@@ -207,7 +209,15 @@ class MainSettings:
     exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run")
     kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train or evaluate")
     preset: (
-        Literal["models_genesis", "genesis_nnunet", "semantic_autoencoder", "semantic_genesis", "medicalnet"] | None
+        Literal[
+            "models_genesis",
+            "genesis_nnunet",
+            "semantic_autoencoder",
+            "semantic_genesis",
+            "medicalnet",
+            "medicalnet_conv_seg",
+        ]
+        | None
     ) = setting(
         None, "published settings of a pre-training, or of MedicalNet's fine-tuning; flags and --config win over them"
     )
@@ -269,6 +279,11 @@ class MainSettings:
     checkpoint_activations: bool = setting(
         False, "compute a ResNet's activations twice: a third slower, far less memory; for resnet101 and deeper"
     )
+    conv_seg: bool = setting(
+        False,
+        "MedicalNet's published segmentation network instead of a U-Net: the dilated ResNet and a head at a quarter of "
+        "the resolution",
+    )
     depth: int = setting(5, "the most down-samplings")
     min_fmap: int = setting(4, "smallest side of a feature map")
     filters: tuple[int, ...] | None = setting(
@@ -304,7 +319,7 @@ class MainSettings:
     ema: float = setting(0.0, "decay of the averaged weights that evaluate and predict use, such as 0.99; 0: off")
     loss: Literal["default", "dice", "ce", "bce"] = setting(
         "default",
-        "segmentation: Dice and cross entropy, or dice alone (soft, smooth 1); classification: ce (one class a "
+        "segmentation: Dice and cross entropy, or dice (soft, smooth 1) or ce alone; classification: ce (one class a "
         "scan, its default) or bce (several labels a scan)",
     )
     focal: bool = setting(False, "focal loss instead of cross entropy")
@@ -439,12 +454,16 @@ class MainSettings:
             faults.append(f"--kind classification is for --exec_mode train and evaluate, not {self.exec_mode}")
         if classify and self.labels_csv is None:
             faults.append("--kind classification needs --labels_csv")
-        if self.loss not in (("default", "ce", "bce") if classify else ("default", "dice")):
+        if self.loss not in ("default", "ce", "bce" if classify else "dice"):
             faults.append(f"--loss {self.loss} is not for --kind {self.kind}")
         if self.loss == "dice" and self.focal:
             faults.append("--loss dice and --focal exclude each other")
         if (pretrain or classify) and self.deep_supervision:
             faults.append("--deep_supervision is for segmentation")
+        if self.conv_seg and (pretrain or classify or self.brats):
+            faults.append(
+                "--conv_seg is for a segmentation of classes: not for pre-training, classification or --brats"
+            )
         if self.constant_batch and not self.benchmark:
             faults.append("--constant_batch is for --benchmark: nothing is learnt from one batch")
         if (pretrain or classify) and self.benchmark:

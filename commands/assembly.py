@@ -141,6 +141,7 @@ def network_of(settings: MainSettings) -> NetworkSettings:
         shortcut=settings.shortcut,
         dilated=settings.dilated,
         checkpoint_activations=settings.checkpoint_activations,
+        conv_seg=settings.conv_seg,
     )
 
 
@@ -198,6 +199,7 @@ def build_module(plan: Plan, settings: MainSettings, checkpoint: Checkpoint | No
     if settings.sync_batchnorm:
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     tta_axes = plan.mirror_axes if settings.tta_axes is None else settings.tta_axes
+    assert settings.loss != "bce"  # the settings leave that to classification
     return SegmentationModule(
         plan,
         network,
@@ -207,7 +209,7 @@ def build_module(plan: Plan, settings: MainSettings, checkpoint: Checkpoint | No
         tta_axes=tta_axes if settings.tta else (),
         regions=regions,
         focal=settings.focal,
-        dice_only=settings.loss == "dice",
+        loss=settings.loss,
         invert_resampled=settings.invert_resampled_y,
         run_settings=as_json(settings),
     )
@@ -260,8 +262,8 @@ def training_callbacks(
         callbacks.append(Profile(settings.results))
     if settings.save_ckpt:
         folder = settings.checkpoint_folder
-        callbacks += [
-            ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=False),
+        callbacks += [  # both at the end of an epoch, after its record, so that either can be resumed from
+            ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=True),
             ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
         ]
     return callbacks

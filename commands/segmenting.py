@@ -12,12 +12,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from commands.assembly import build_fabric, build_module, checkpoint_of
+from commands.assembly import build_fabric, build_module, checkpoint_of, open_log
 from data_preprocessing.cases import has_label, open_array, read_info
 from data_preprocessing.crop import crop
 from data_preprocessing.dataset import DatasetError, read_img_list
 from data_preprocessing.plan import Plan
-from data_preprocessing.regions import Regions
+from data_preprocessing.regions import Regions, write_regions
 from data_preprocessing.volume import read_label, turn_axes
 from inference.predict import Predicted, PredictSettings, predict_scans, predict_stored
 from inference.scans import input_scans
@@ -98,21 +98,19 @@ def write_predictions(settings: MainSettings, source: Source, cases: list[str] |
 
     Where labels lie beside the cases, Dice is printed. Returns 1 if a case failed, after all others.
     """
-    fabric = build_fabric(settings)
-    fabric.launch()
-    segmenter = build_segmenter(settings, source, fabric)
-    mine = slice(fabric.global_rank, None, fabric.world_size)
     folder = settings.results if cases is None else settings.results / predictions_name(settings)
+    fabric, segmenter = _start(settings, source, folder)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
     where = (segmenter.plan, segmenter.predictor, segmenter.wanted, folder)
     if settings.input is not None and cases is None:
         scans = input_scans(settings.input, channels=len(source.plan.channels))[mine]
-        return _report(settings, fabric, segmenter, predict_scans(scans, *where, device=fabric.device), None)
+        return _report(fabric, segmenter, predict_scans(scans, *where, device=fabric.device), None)[0]
     stored = predict_stored(settings.folder, (cases or [])[mine], *where[1:], device=fabric.device)
-    return _report(settings, fabric, segmenter, stored, lambda case: stored_pair(settings.folder, case))
+    return _report(fabric, segmenter, stored, lambda case: stored_pair(settings.folder, case))[0]
 
 
 def evaluate_list(settings: MainSettings, source: Source) -> int:
-    """Dice by class over the scans of --img_list, each on its own grid; label maps are written too.
+    """Dice by class over the scans of --img_list, each on its own grid, printed and logged; label maps are written too.
 
     Returns 1 if a scan failed, after all others.
 
@@ -131,23 +129,37 @@ def evaluate_list(settings: MainSettings, source: Source) -> int:
         predicted, label = (torch.from_numpy(read_label(path)[0]) for path in (case.path, labels[case.case]) if path)
         return predicted, label
 
-    fabric = build_fabric(settings)
-    fabric.launch()
-    segmenter = build_segmenter(settings, source, fabric)
-    mine = scans[fabric.global_rank :: fabric.world_size]
     folder = settings.results / predictions_name(settings)
+    fabric, segmenter = _start(settings, source, folder)
+    mine = scans[fabric.global_rank :: fabric.world_size]
     done = predict_scans(mine, segmenter.plan, segmenter.predictor, segmenter.wanted, folder, device=fabric.device)
-    return _report(settings, fabric, segmenter, done, pair)
+    failed, record = _report(fabric, segmenter, done, pair)
+    if fabric.is_global_zero and record:
+        open_log(settings, append=True).log(step=(), data=record)
+    return failed
+
+
+def _start(settings: MainSettings, source: Source, folder: Path) -> tuple[Fabric, Segmenter]:
+    """All ranks with their network; the folder of predictions says what the channels of its probabilities are."""
+    fabric = build_fabric(settings)
+    segmenter = build_segmenter(settings, source, fabric)
+    if fabric.is_global_zero and settings.save_preds:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_regions(folder, segmenter.regions)
+    return fabric, segmenter
 
 
 def _report(
-    settings: MainSettings,
     fabric: Fabric,
     segmenter: Segmenter,
     done: Iterable[Predicted],
     pair: Callable[[Predicted], LabelMaps | None] | None,
-) -> int:
-    """Print each case as it is done and, where ``pair`` finds its label, Dice; then the means over all ranks."""
+) -> tuple[int, dict[str, float]]:
+    """Print each case as it is done and, where ``pair`` finds its label, Dice; then the means over all ranks.
+
+    Returns:
+        1 if a case failed, and DLLogger's names and values of Dice in percent, none where no case had a label.
+    """
     meter = DiceMeter(segmenter.plan.n_class, segmenter.regions)
     faults = torch.zeros((), device=fabric.device)
     for case in done:
@@ -164,12 +176,15 @@ def _report(
             continue
         print(f"{case.path}  {case.seconds:.1f} s{dice}", flush=True)
     totals, faults = fabric.all_reduce((meter.totals.to(fabric.device), faults), reduce_op="sum")
-    if fabric.is_global_zero and totals[1, 0] > 0:
-        mean, by_class = DiceMeter.means(totals.cpu())
+    failed = int(faults > 0)
+    if not totals[1, 0]:
+        return failed, {}
+    mean, by_class = DiceMeter.means(totals.cpu())
+    if fabric.is_global_zero:
         names = segmenter.regions.names if segmenter.regions else segmenter.plan.labels[1:]
         shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in zip(names, by_class, strict=True))
         print(f"Dice {100 * mean:.2f} over {int(totals[1, 0])} cases ({shown})")
-    return int(faults > 0)
+    return failed, {"Dice": 100 * mean} | {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
 
 
 def stored_pair(folder: Path, case: Predicted) -> LabelMaps | None:

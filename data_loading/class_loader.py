@@ -6,16 +6,14 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from nvidia.dali import types
-from pytorch_lightning import LightningDataModule
 
 from data_loading.dali_loader import Node, PatchLoader, Port
-from data_loading.data_module import LoaderSettings, patch_source, patch_spec
+from data_loading.data_module import FoldDataModule, LoaderSettings, batches_identity, patch_source, patch_spec
 from data_loading.patch_source import PatchSource, SampleInfo
-from data_loading.volume_loader import VolumeLoader
 from data_preprocessing.plan import Plan
 
 
@@ -122,12 +120,12 @@ def class_loader(
     )
     source = ClassSource(patches=patches, targets=tuple(table.targets[case] for case in patches.cases))
     steps = patches.sampler.steps_per_epoch
-    identity: dict[str, int | str] = {"seed": settings.seed, "batch_size": settings.batch_size, "steps": steps}
-    return PatchLoader(source, spec, steps=steps, identity=identity | {"world_size": world_size})
+    identity = batches_identity(settings, patches.cases, steps, world_size)
+    return PatchLoader(source, spec, steps=steps, identity=identity)
 
 
-class ClassDataModule(LightningDataModule):
-    """Patches with their scan's classes to train on, whole scans to validate on."""
+class ClassDataModule(FoldDataModule):
+    """Patches with their scan's classes to train on, whole scans to validate on; scans without a class are left out."""
 
     def __init__(
         self,
@@ -139,35 +137,12 @@ class ClassDataModule(LightningDataModule):
         settings: LoaderSettings,
         device_id: int | None = None,
     ) -> None:
-        super().__init__()
-        self.folder, self.plan, self.table, self.settings = Path(folder), plan, table, settings
-        self.train_cases = [case for case in train_cases if case in table.targets]
-        self.val_cases = [case for case in val_cases if case in table.targets]
-        self.device_id = device_id
-        self.train_loader: PatchLoader | None = None
+        train, val = ([case for case in cases if case in table.targets] for cases in (train_cases, val_cases))
+        super().__init__(folder, plan, train, val, settings, device_id)
+        self.table = table
 
     def train_dataloader(self) -> PatchLoader:
-        self.teardown("fit")
-        self.train_loader = class_loader(
-            self.folder,
-            self.plan,
-            self.train_cases,
-            self.table,
-            self.settings,
-            device_id=self.device_id,
-            **self._ranks(),
+        loader = class_loader(
+            self.folder, self.plan, self.train_cases, self.table, self.settings, device_id=self.device_id, **self.ranks
         )
-        return self.train_loader
-
-    def val_dataloader(self) -> VolumeLoader:
-        device = "cpu" if self.device_id is None else f"cuda:{self.device_id}"
-        return VolumeLoader(self.folder, self.val_cases, self.plan.in_channels, device=device, **self._ranks())
-
-    def _ranks(self) -> dict[str, Any]:
-        trainer = self.trainer
-        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
-
-    def teardown(self, stage: str) -> None:
-        """Stop the training pipeline's workers."""
-        if self.train_loader is not None:
-            self.train_loader.close()
+        return self.kept(loader)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from nvidia.dali import types
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data_loading.dali_loader import (
     LoaderError,
@@ -27,6 +29,8 @@ from data_loading.patch_source import CaseReader, PatchSource
 from data_loading.sampling import AugmentationSettings, PatchSampler
 from data_loading.volume_loader import VolumeLoader
 from data_preprocessing.plan import Plan
+
+Loader = TypeVar("Loader", bound=PatchLoader)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +101,21 @@ def patch_loader(
     )
     steps = source.sampler.steps_per_epoch
     spec = patch_spec(plan, settings, compiled=device_id is None, device_id=device_id, labelled=labelled)
-    identity: dict[str, int | str] = {
+    identity = batches_identity(settings, source.cases, steps, world_size)
+    return PatchLoader(source, spec, steps=steps, identity=identity, constant=settings.constant_batch)
+
+
+def batches_identity(
+    settings: LoaderSettings, names: Sequence[str], steps: int, world_size: int
+) -> dict[str, int | str]:
+    """What decides which batches come, as PatchLoader takes it; ``names`` of what is loaded from."""
+    return {
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "world_size": world_size,
         "steps": steps,
-        "cases": hashlib.sha256("\n".join(source.cases).encode()).hexdigest()[:16],
+        "cases": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
     }
-    return PatchLoader(source, spec, steps=steps, identity=identity, constant=settings.constant_batch)
 
 
 def patch_source(
@@ -196,8 +207,59 @@ def patch_spec(
     )
 
 
-class SegmentationDataModule(LightningDataModule):
-    """Patches to train on, whole volumes to validate on; rank and world size come from the trainer.
+class PatchDataModule(LightningDataModule):
+    """What all training data share: ranks from the trainer, workers that are stopped, and how a run is resumed.
+
+    A resumed run keeps the length of its epochs, for schedules count their steps. The number of GPUs may have
+    changed between two epochs, and with it which patches come: that is said.
+
+    Args:
+        device_id: the GPU that the batches are made on; None for the CPU.
+    """
+
+    def __init__(self, settings: LoaderSettings, device_id: int | None) -> None:
+        super().__init__()
+        self.settings, self.device_id = settings, device_id
+        self._loaders: list[PatchLoader] = []
+
+    @property
+    def ranks(self) -> dict[str, Any]:
+        """``rank`` and ``world_size``."""
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+
+    def kept(self, loader: Loader) -> Loader:
+        """A loader that is stopped when the run ends."""
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders = []
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None  # it is what saves
+        return {"world_size": self.trainer.world_size, "steps_per_epoch": self.trainer.num_training_batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.settings = replace(self.settings, steps_per_epoch=state["steps_per_epoch"])
+        was, now = state["world_size"], self.ranks.get("world_size", 1)
+        if was != now:
+            _warn(
+                f"warning: resumed on {now} GPUs (ranks) instead of {was}: a step takes {now} batches instead of "
+                f"{was}, and from here on the patches differ from those of the uninterrupted run"
+            )
+
+
+@rank_zero_only
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class FoldDataModule(PatchDataModule):
+    """Cases of one fold, those that validate as whole volumes.
 
     Args:
         folder: a preprocessed folder.
@@ -215,42 +277,20 @@ class SegmentationDataModule(LightningDataModule):
         settings: LoaderSettings,
         device_id: int | None = None,
     ) -> None:
-        super().__init__()
-        self.folder, self.plan, self.settings = Path(folder), plan, settings
+        super().__init__(settings, device_id)
+        self.folder, self.plan = Path(folder), plan
         self.train_cases, self.val_cases = tuple(train_cases), tuple(val_cases)
-        self.device_id = device_id
-        self.train_loader: PatchLoader | None = None
-
-    @property
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> PatchLoader:
-        self.teardown("fit")
-        rank, world_size = self._ranks
-        self.train_loader = patch_loader(
-            self.folder,
-            self.plan,
-            self.train_cases,
-            self.settings,
-            device_id=self.device_id,
-            rank=rank,
-            world_size=world_size,
-        )
-        return self.train_loader
 
     def val_dataloader(self) -> VolumeLoader:
-        rank, world_size = self._ranks
-        return VolumeLoader(
-            self.folder,
-            self.val_cases,
-            self.plan.in_channels,
-            rank=rank,
-            world_size=world_size,
-            device="cpu" if self.device_id is None else f"cuda:{self.device_id}",
-        )
+        device = "cpu" if self.device_id is None else f"cuda:{self.device_id}"
+        return VolumeLoader(self.folder, self.val_cases, self.plan.in_channels, device=device, **self.ranks)
 
-    def teardown(self, stage: str) -> None:
-        """Stop the training pipeline's workers."""
-        if self.train_loader is not None:
-            self.train_loader.close()
+
+class SegmentationDataModule(FoldDataModule):
+    """Patches with their labels to train on, whole volumes to validate on."""
+
+    def train_dataloader(self) -> PatchLoader:
+        loader = patch_loader(
+            self.folder, self.plan, self.train_cases, self.settings, device_id=self.device_id, **self.ranks
+        )
+        return self.kept(loader)

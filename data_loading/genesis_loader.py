@@ -7,7 +7,6 @@ corruptions are a pure function of (seed, epoch, step, rank), as for every other
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from nvidia.dali import types
-from pytorch_lightning import LightningDataModule
 
 from data_loading.dali_loader import (
     Batch,
@@ -29,11 +27,11 @@ from data_loading.dali_loader import (
     dali_threads,
     usable_workers,
 )
-from data_loading.data_module import LoaderSettings
+from data_loading.data_module import LoaderSettings, PatchDataModule, batches_identity
 from data_loading.genesis import GenesisSettings, transform_on_device, transform_pair
 from data_loading.patch_source import NOTHING, CaseReader, SampleInfo, copy_box
 from data_loading.sampling import PatchSampler, draw_start
-from data_preprocessing.cases import Intensity, read_info
+from data_preprocessing.cases import read_info
 from data_preprocessing.cubes import CubeError, find_cubes, open_cubes, read_cube, to_unit
 from data_preprocessing.plan import Normalization, Plan
 
@@ -61,17 +59,14 @@ class Patches(Protocol):
         ...
 
 
-class CasePatches:
-    """Patches straight from the memory maps of preprocessed cases, CT or MRI, labelled or not.
-
-    Stored intensities are mapped to [0, 1] by the range that each case's json records.
+class FolderScans:
+    """The scans of a preprocessed folder, as all that learns from them without labels opens them.
 
     Raises:
         LoaderError: without cases.
         CaseError: for a case that cannot be read.
     """
 
-    visits = PATCHES_A_SCAN
     classes: np.ndarray | None = None
 
     def __init__(self, folder: Path, cases: Sequence[str], channels: int) -> None:
@@ -79,18 +74,25 @@ class CasePatches:
             raise LoaderError(f"{folder}: no scans to learn from; run preprocess.py, or choose another fold")
         self.names = tuple(sorted(cases))
         self._reader = CaseReader(folder, channels, labelled=False)
-        self._intensity: tuple[tuple[Intensity, ...], ...] = tuple(
-            read_info(folder, case).intensity for case in self.names
-        )
+        self._infos = [read_info(folder, case) for case in self.names]
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+class CasePatches(FolderScans):
+    """Patches straight from the memory maps of preprocessed cases, CT or MRI, labelled or not.
+
+    Stored intensities are mapped to [0, 1] by the range that each case's json records.
+    """
+
+    visits = PATCHES_A_SCAN
 
     def read(self, index: int, rng: np.random.Generator, patch_dhw: Sequence[int]) -> np.ndarray:
         case = self._reader.open(self.names[index])
         for _ in range(DRAWS):
             start = draw_start(rng, case.shape_dhw, patch_dhw, NOTHING, 0.0)
-            patch = to_unit(copy_box(case.image_cdhw, start, patch_dhw), self._intensity[index])
+            patch = to_unit(copy_box(case.image_cdhw, start, patch_dhw), self._infos[index].intensity)
             if patch.max() > patch.min():
                 break
         return patch
@@ -269,13 +271,7 @@ def genesis_loader(
         num_workers=usable_workers(loading.num_workers),
         num_threads=dali_threads(),
     )
-    identity: dict[str, int | str] = {
-        "seed": loading.seed,
-        "batch_size": loading.batch_size,
-        "world_size": world_size,
-        "steps": steps,
-        "cases": hashlib.sha256("\n".join(patches.names).encode()).hexdigest()[:16],
-    }
+    identity = batches_identity(loading, patches.names, steps, world_size)
     return GenesisLoader(source, spec, identity=identity)
 
 
@@ -287,7 +283,7 @@ def _to_gpu(patch: Node) -> tuple[Node, ...]:
     return (patch.gpu(),)
 
 
-class GenesisDataModule(LightningDataModule):
+class GenesisDataModule(PatchDataModule):
     """Pairs to train and to validate on; the latter are the same in every epoch.
 
     An epoch validates in proportion to what it trains, and sees each validation scan or cube at least once.
@@ -302,14 +298,12 @@ class GenesisDataModule(LightningDataModule):
         train: Patches,
         validation: Patches,
         plan: Plan,
-        loading: LoaderSettings,
+        settings: LoaderSettings,
         genesis: GenesisSettings,
         device_id: int | None = None,
     ) -> None:
-        super().__init__()
-        self.train, self.validation, self.plan = train, validation, plan
-        self.loading, self.genesis, self.device_id = loading, genesis, device_id
-        self.loaders: list[GenesisLoader] = []
+        super().__init__(settings, device_id)
+        self.train, self.validation, self.plan, self.genesis = train, validation, plan, genesis
 
     def train_dataloader(self) -> GenesisLoader:
         return self._loader(self.train, self.steps()[0], repeats=False)
@@ -319,29 +313,20 @@ class GenesisDataModule(LightningDataModule):
 
     def steps(self) -> tuple[int, int]:
         """Training and validation steps of an epoch, of one rank."""
-        batch = self.loading.batch_size * (self.trainer.world_size if self.trainer else 1)
-        train = self.loading.steps_per_epoch or math.ceil(self.train.visits * len(self.train) / batch)
+        batch = self.settings.batch_size * self.ranks.get("world_size", 1)
+        train = self.settings.steps_per_epoch or math.ceil(self.train.visits * len(self.train) / batch)
         once = math.ceil(len(self.validation) / batch)
         return train, max(once, math.ceil(train * len(self.validation) / len(self.train)))
 
-    def teardown(self, stage: str) -> None:
-        """Stop the workers of both pipelines."""
-        for loader in self.loaders:
-            loader.close()
-        self.loaders = []
-
     def _loader(self, patches: Patches, steps: int, *, repeats: bool) -> GenesisLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         loader = genesis_loader(
             patches,
             self.plan,
-            self.loading,
+            self.settings,
             self.genesis,
             steps=steps,
             device_id=self.device_id,
-            rank=rank,
-            world_size=world_size,
             repeats=repeats,
+            **self.ranks,
         )
-        self.loaders.append(loader)
-        return loader
+        return self.kept(loader)

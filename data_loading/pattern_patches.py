@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_loading.dali_loader import LoaderError
+from data_loading.genesis_loader import FolderScans
 from data_loading.patch_source import CaseReader
 from data_preprocessing.cases import CaseInfo, read_info
 from data_preprocessing.cubes import CubeError, read_cube
@@ -102,26 +103,10 @@ class PublishedPatterns:
             raise LoaderError(f"{' '.join(map(str, self._place))}, file {file + 1}: {error}") from error
 
 
-class ScanPatches:
-    """Whole scans, without their padding, resized to the patch: what the autoencoder sees.
-
-    Raises:
-        LoaderError: without cases.
-        CaseError: for a case that cannot be read.
-    """
+class ScanPatches(FolderScans):
+    """Whole scans, without their padding, resized to the patch: what the autoencoder sees."""
 
     visits = 1
-    classes: np.ndarray | None = None
-
-    def __init__(self, folder: Path, cases: Sequence[str], channels: int) -> None:
-        if not cases:
-            raise LoaderError(f"{folder}: no scans to learn from; run preprocess.py, or choose another fold")
-        self.names = tuple(sorted(cases))
-        self._reader = CaseReader(folder, channels, labelled=False)
-        self._infos = [read_info(folder, case) for case in self.names]
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def read(self, index: int, rng: np.random.Generator, patch_dhw: Sequence[int]) -> np.ndarray:
         """A scan; nothing of it is random."""

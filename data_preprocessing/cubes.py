@@ -35,7 +35,7 @@ class CubeSettings:
     Attributes:
         size: (rows, cols, deps) = (W, H, D) of a cube.
         scale: cubes a scan.
-        border: voxels to stay off the scan's border, (W, H, D); smaller where the scan is smaller.
+        border: voxels to stay off the scan's border, (W, H, D), as far as :func:`border_within` lets.
         hu_range: clipped to this and scaled to [0, 1]; None takes each scan's 0.5 and 99.5 percentiles (MRI).
         tissue_filter: leave out cubes full of soft tissue; made for lungs, so switch it off elsewhere.
         tissue_hu, tissue_max: see :func:`tissue_share`; a cube with a larger share than this is left out.
@@ -86,6 +86,16 @@ def tissue_share(crop_dhw: np.ndarray, threshold: float, depth: int) -> float:
     return float(score.mean(dtype=np.float64))
 
 
+def border_within(shape_dhw: Sequence[int], size_dhw: Sequence[int], wanted_dhw: Sequence[int]) -> tuple[int, int, int]:
+    """How many voxels (D, H, W) cubes stay off the border on each side: at most a quarter of the room they have.
+
+    So half of that room is left to draw places from, however small the scan.
+    """
+    sides = zip(shape_dhw, size_dhw, wanted_dhw, strict=True)
+    d, h, w = (min(wanted, (side - cube) // 4) for side, cube, wanted in sides)
+    return d, h, w
+
+
 def _unit_range(image_dhw: np.ndarray, settings: CubeSettings) -> tuple[float, float]:
     if settings.hu_range is not None:
         return settings.hu_range
@@ -113,8 +123,7 @@ def cut_cubes(
     size, shape = settings.size[::-1], image_dhw.shape
     if any(side < cube for side, cube in zip(shape, size, strict=True)):
         raise CubeError(f"it is {shape} voxels (D, H, W), smaller than a cube of {size}")
-    wanted = settings.border[::-1]
-    border = [min(b, (side - cube) // 2) for b, side, cube in zip(wanted, shape, size, strict=True)]
+    border = border_within(shape, size, settings.border[::-1])
     low, high = _unit_range(image_dhw, settings)
     cubes: list[np.ndarray] = []
     for _ in range(settings.attempts * settings.scale):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_preprocessing.cases import CaseInfo, open_array, read_info
-from data_preprocessing.cubes import LOOKAHEAD, tissue_share, to_unit
+from data_preprocessing.cubes import LOOKAHEAD, border_within, tissue_share, to_unit
 from data_preprocessing.resample import resample_image
 
 COLUMNS = ("class", "scan", "d", "h", "w", "side_d", "side_h", "side_w")
@@ -38,8 +38,8 @@ class PatternSettings:
         size: (rows, cols, deps) = (W, H, D) of a cube.
         classes: patterns, each a class.
         instances, validation_instances: scans that show a class, of the training and the validation scans.
-        border: voxels to stay off the common grid's border, (W, H, D); at most a quarter of the room that
-            a cube has to move in.
+        border: voxels to stay off the common grid's border, (W, H, D), as far as
+            :func:`data_preprocessing.cubes.border_within` lets.
         distance: voxels of the common grid between the places of two classes, at least.
         multi_res: two more crops of every training scan, of other sides in-plane.
         zoom: their sides as shares of the cube's, from the first up to below the second.
@@ -214,16 +214,16 @@ def _choose_places(
 ) -> list[tuple[int, ...]]:
     """(scan, d, h, w) of every class, no scan twice before all have served."""
     grid, size = extents.grid, np.array(settings.size[::-1])
-    border = np.minimum(settings.border[::-1], (grid - size) // 4)  # half of the room is left for places
-    if (border != settings.border[::-1]).any():
-        say(f"border {tuple(border[::-1].tolist())} instead of {settings.border} (W, H, D), the scans are smaller")
+    border = border_within(grid.tolist(), size.tolist(), settings.border[::-1])
+    if border[::-1] != settings.border:
+        say(f"border {border[::-1]} instead of {settings.border} (W, H, D), the scans are smaller")
     if len(scans) < settings.classes:
         say(f"{len(scans)} training scans for {settings.classes} classes: scans serve as reference more than once")
     found: list[tuple[int, ...]] = []
     barren = 0
     for scan in _rounds(rng, scans):
         before = len(found)
-        candidates = rng.integers(border, grid - size - border + 1, (CANDIDATES, 3))
+        candidates = rng.integers(border, grid - size - np.array(border) + 1, (CANDIDATES, 3))
         taken = np.array([place[1:] for place in found]).reshape(-1, 3)
         apart = np.sqrt(((candidates[:, None] - taken) ** 2).sum(2)).min(1, initial=np.inf) >= settings.distance
         for place in candidates[apart]:

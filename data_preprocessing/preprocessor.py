@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,10 +85,9 @@ def prepare(
     started = time.perf_counter()
     if faults := array_faults(image_cdhw, label, channels=len(plan.channels), n_class=plan.n_class):
         raise PrepareError(f"{case}: " + "; ".join(faults))
+    known = partial(CaseInfo, case=case, images=tuple(images), label=label_file, geometry=geometry)
     if plan.recipe == "medicalnet":
-        return _prepared_as_medicalnet(
-            image_cdhw, geometry, plan, case=case, train=pad, label=label, images=images, label_file=label_file
-        )
+        return _prepared_as_medicalnet(image_cdhw, geometry, plan, case=case, train=pad, label=label, known=known)
     box = nonzero_box(image_cdhw)
     cropped = crop(image_cdhw, box)
     spacing_mm = plan.spacing_mm if plan.dim == 3 else geometry.spacing_mm
@@ -100,19 +99,13 @@ def prepare(
     if plan.ohe:
         seen = (cropped != 0).any(axis=0, keepdims=True).view(np.uint8)
         stored[-1:] = pad_to(resample_label(seen, shape, anisotropic_axis=axis), least)[0]
-    original = target = foreground = None
-    counts = np.zeros(0, np.int64)
-    if label is not None:
-        original = np.ascontiguousarray(crop(label, box))
-        target = pad_to(resample_label(original, shape, anisotropic_axis=axis), least)[0]
-        counts = np.sum([np.bincount(plane.ravel(), minlength=plan.n_class) for plane in target[0]], axis=0)
-        foreground = sample_foreground(target, counts, seed=zlib.crc32(case.encode()))
+
+    def to_stored(label_cdhw: np.ndarray) -> np.ndarray:
+        return pad_to(resample_label(label_cdhw, shape, anisotropic_axis=axis), least)[0]
+
+    original, target, foreground, counts = _labels(label, box, to_stored, case, plan.n_class)
     d, h, w = stored.shape[1:]
-    info = CaseInfo(
-        case=case,
-        images=tuple(images),
-        label=label_file,
-        geometry=geometry,
+    info = known(
         crop_box=box,
         shape_resampled=shape,
         pad_before=before,
@@ -133,8 +126,7 @@ def _prepared_as_medicalnet(
     case: str,
     train: bool,
     label: np.ndarray | None,
-    images: Sequence[str],
-    label_file: str | None,
+    known: partial[CaseInfo],
 ) -> PreparedCase:
     """The chain of recipe medicalnet; every stored case has the patch's size. The case's name is the seed."""
     started = time.perf_counter()
@@ -149,20 +141,11 @@ def _prepared_as_medicalnet(
         target[...], shift, scale = standardise(channel, rng)
         low, high = stored_range(target, how)
         intensity.append(Intensity(shift=shift, scale=scale, low=low, high=high))
-    original = wanted = foreground = None
-    counts = np.zeros(0, np.int64)
-    if label is not None:
-        original = np.ascontiguousarray(crop(label, box))
-        wanted = resize_nearest(original, (d, h, w))
-        counts = np.bincount(wanted.ravel(), minlength=plan.n_class)
-        foreground = sample_foreground(wanted, counts, seed=zlib.crc32(case.encode()))
+    to_stored = partial(resize_nearest, shape_dhw=(d, h, w))
+    original, wanted, foreground, counts = _labels(label, box, to_stored, case, plan.n_class)
     sides = zip(*box, geometry.spacing_mm, plan.patch_size, strict=True)
     z, y, x = ((end - start) * length / side for start, end, length, side in sides)
-    info = CaseInfo(
-        case=case,
-        images=tuple(images),
-        label=label_file,
-        geometry=geometry,
+    info = known(
         crop_box=box,
         shape_resampled=(d, h, w),
         pad_before=(0, 0, 0),
@@ -174,6 +157,18 @@ def _prepared_as_medicalnet(
         corners=True,
     )
     return PreparedCase(image_cdhw=stored, label=wanted, original_label=original, foreground=foreground, info=info)
+
+
+def _labels(
+    label: np.ndarray | None, box: Box, to_stored: Callable[[np.ndarray], np.ndarray], case: str, n_class: int
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """The label in the crop box, on the stored grid, its foreground, None without one; voxels of each class."""
+    if label is None:
+        return None, None, None, np.zeros(0, np.int64)
+    original = np.ascontiguousarray(crop(label, box))
+    target = to_stored(original)
+    counts = np.sum([np.bincount(plane.ravel(), minlength=n_class) for plane in target[0]], axis=0)
+    return original, target, sample_foreground(target, counts, seed=zlib.crc32(case.encode())), counts
 
 
 def _normalized(

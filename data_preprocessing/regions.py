@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+REGIONS_FILE = "regions.json"  # beside probabilities whose channels are regions
+
 
 class RegionError(ValueError):
-    """Classes that do not make up the regions."""
+    """Classes that do not make up the regions, or a file that does not describe any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +66,30 @@ def brats_regions(labels: Sequence[str]) -> Regions:
         members=(tuple(sorted((e, c, n))), tuple(sorted((c, n))), (n,)),
         values=(e, c, n),
     )
+
+
+def write_regions(folder: Path, regions: Regions | None) -> None:
+    """Say in ``regions.json`` what the channels of a folder's probabilities are; None: classes, without a file."""
+    path = folder / REGIONS_FILE
+    if regions is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(json.dumps(asdict(regions), indent=1) + "\n", encoding="utf-8")
+
+
+def read_regions(folder: Path) -> Regions | None:
+    """What :func:`write_regions` wrote; None where channels are classes.
+
+    Raises:
+        RegionError: naming the file, where it is damaged.
+    """
+    path = folder / REGIONS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        members = tuple(tuple(map(int, group)) for group in content["members"])
+        regions = Regions(names=tuple(content["names"]), members=members, values=tuple(map(int, content["values"])))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RegionError(f"{path} does not describe regions ({error!r}): predict again, or remove it") from error
+    return regions

@@ -8,21 +8,34 @@ from nets.dynamic_unet import DynamicUNet, NetworkSettings, build_unet, check_si
 from nets.encoders import Encoder
 from nets.genesis_unet import GenesisUNet
 from nets.heads import ClassificationHead, Classifier, TwoHeaded
+from nets.resnet import MedicalNet
+
+Network = DynamicUNet | GenesisUNet | MedicalNet
 
 
-def build_network(
-    plan: Plan, settings: NetworkSettings, *, out_channels: int | None = None
-) -> DynamicUNet | GenesisUNet:
+def build_network(plan: Plan, settings: NetworkSettings, *, out_channels: int | None = None) -> Network:
     """Segmentation or restoration; ``out_channels`` defaults to the plan's classes.
 
     Raises:
         PlanError, NetworkError: where plan and settings fit no network.
     """
-    if settings.encoder == "genesis":
-        net = GenesisUNet(plan.in_channels, plan.n_class if out_channels is None else out_channels, dim=plan.dim)
+    outputs = plan.n_class if out_channels is None else out_channels
+    net: Network
+    if settings.conv_seg:
+        net = MedicalNet(
+            settings.resnet_depth,
+            plan.in_channels,
+            outputs,
+            dim=plan.dim,
+            shortcut=settings.shortcut,
+            checkpoint_activations=settings.checkpoint_activations,
+        )
+    elif settings.encoder == "genesis":
+        net = GenesisUNet(plan.in_channels, outputs, dim=plan.dim)
         check_sides(plan.patch_size, net.total_stride)
-        return net.to(memory_format=CHANNELS_LAST[plan.dim]) if settings.channels_last else net  # type: ignore[call-overload]
-    return build_unet(plan, settings, out_channels=out_channels)
+    else:
+        return build_unet(plan, settings, out_channels=outputs)
+    return net.to(memory_format=CHANNELS_LAST[plan.dim]) if settings.channels_last else net  # type: ignore[call-overload]
 
 
 def build_encoder(plan: Plan, settings: NetworkSettings) -> Encoder:

@@ -60,6 +60,8 @@ class NetworkSettings:
     """The published ResNet geometry: the last two layers are dilated and do not down-sample."""
     checkpoint_activations: bool = False
     """Recompute a ResNet's activations in the backward pass: slower, and far less memory."""
+    conv_seg: bool = False
+    """MedicalNet's published segmentation network in the place of a U-Net: the dilated ResNet and its own head."""
 
     def __post_init__(self) -> None:
         if self.filters is not None:  # a list, where the settings come from JSON
@@ -69,8 +71,13 @@ class NetworkSettings:
             faults.append(f"encoder {self.encoder!r} is not one of {', '.join(ENCODERS)}")
         if self.shortcut not in (None, "A", "B"):
             faults.append(f"shortcut {self.shortcut!r} is neither A nor B")
-        if not self.resnet_depth and (self.shortcut or self.dilated or self.checkpoint_activations):
-            faults.append(f"shortcut, dilated and checkpoint_activations belong to ResNets, not to {self.encoder!r}")
+        of_resnets = self.shortcut or self.dilated or self.checkpoint_activations or self.conv_seg
+        if not self.resnet_depth and of_resnets:
+            faults.append(
+                f"shortcut, dilated, checkpoint_activations and conv_seg belong to ResNets, not to {self.encoder!r}"
+            )
+        if self.conv_seg and (self.filters or self.more_chn or self.deep_supervision):
+            faults.append("filters, more_chn and deep_supervision do not change the published network of conv_seg")
         if self.encoder != "unet" and self.res_block:
             faults.append(f"res_block belongs to the encoder unet, not to {self.encoder!r}")
         if self.encoder == "genesis" and (self.filters or self.more_chn or self.deep_supervision):

@@ -66,11 +66,11 @@ def _shape(weights: Weights, name: str) -> tuple[int, ...]:
 
 def _own(weights: Weights) -> nn.Module:
     plan, settings = plan_and_settings(weights)
-    segments = "heads.0.weight" in weights.tensors
-    if not segments:
+    last = "conv_seg.6.weight" if settings.conv_seg else "heads.0.weight"
+    if last not in weights.tensors:
         n_class, hidden = _shape(weights, "head.linear.weight")
         return build_classifier(plan, settings, n_class, hidden=_hidden(weights.tensors, hidden))
-    net = build_network(plan, settings, out_channels=_shape(weights, "heads.0.weight")[0])
+    net = build_network(plan, settings, out_channels=_shape(weights, last)[0])
     if "head.linear.weight" not in weights.tensors:
         return net
     n_class, hidden = _shape(weights, "head.linear.weight")

@@ -230,13 +230,14 @@ class MedicalNet(nn.Module):
 
         In training they stay at a quarter of the resolution, to which the published training resizes
         its labels (nearest). In evaluation the *probabilities* are brought to (N, out_channels, *space)
-        linearly, as the published test does, and returned as logarithms, so that a softmax gives them back.
+        linearly, corners staying where they are, as the published test does, and returned as logarithms, so that
+        a softmax gives them back.
         """
         logits = self.decode(self.skips(x))[0]
         if self.training:
             return (logits,)
         mode = "bilinear" if self.dim == 2 else "trilinear"
-        probabilities = F.interpolate(logits.float().softmax(1), x.shape[2:], mode=mode, align_corners=False)
+        probabilities = F.interpolate(logits.float().softmax(1), x.shape[2:], mode=mode, align_corners=True)
         return (probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(),)
 
     def skips(self, x: Tensor) -> list[Tensor]:

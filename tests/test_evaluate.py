@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import evaluate
 from data_preprocessing.cases import write_case
 from data_preprocessing.plan import Normalization, Plan
 from data_preprocessing.preprocessor import prepare
+from data_preprocessing.regions import brats_regions, write_regions
 from data_preprocessing.volume import Geometry, write_volume
 
 GEOMETRY = Geometry.of((12, 16, 20), (1.0, 2.0, 3.0), np.diag([3.0, 2.0, 1.0, 1.0]))
@@ -134,6 +136,31 @@ def test_without_names_classes_are_those_that_occur(tmp_path):
     report = json.loads((preds / "metrics.json").read_text())
     assert list(report["classes"]) == ["class 1", "class 2"]
     assert report["classes"]["class 2"]["dice"] == {"mean": 1, "std": 0, "cases": 1}
+
+
+def test_probabilities_of_regions_become_the_classes_that_they_were_made_of(tmp_path, capsys):
+    preds, labels = tmp_path / "p", tmp_path / "l"
+    preds.mkdir()
+    labels.mkdir()
+    truth = label_map()
+    truth[2:4, 2:6, 2:6] = 3
+    write_volume(labels / "a.nii.gz", truth, GEOMETRY)
+    regions = brats_regions(("background", "edema", "enhancing tumour", "non-enhancing tumour"))
+    inside = regions.channels(torch.from_numpy(truth)[None, None])[0].numpy()
+    np.save(preds / "a.npy", np.where(inside, 0.75, 0.25).astype(np.float16))
+    with pytest.raises(evaluate.EvaluationError, match="none of the predictions"):
+        run(preds, labels)
+    message = capsys.readouterr().err
+    assert "a.npy: its channels do not sum to 1" in message
+    assert "regions.json" in message
+    write_regions(preds, regions)
+    assert run(preds, labels) == 0
+    report = json.loads((preds / "metrics.json").read_text())
+    assert [report["classes"][f"class {value}"]["dice"]["mean"] for value in (1, 2, 3)] == [1, 1, 1]
+    (preds / "regions.json").write_text("{}")
+    with pytest.raises(evaluate.EvaluationError, match="none of the predictions"):
+        run(preds, labels)
+    assert "regions.json does not describe regions" in capsys.readouterr().err
 
 
 def test_empty_and_missing_folders_are_named(folders, tmp_path):

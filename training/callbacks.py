@@ -18,9 +18,10 @@ from training.dllogger_backend import RunLogger
 class EpochLog(Callback):
     """One DLLogger record an epoch, and ``progress.png`` of losses and the score so far.
 
-    The history travels in the checkpoint, so a resumed run draws the whole picture. The share of the
-    training time that was spent waiting for data is the difference of two readings of the loader's
-    ``wait_seconds``.
+    The history travels in the checkpoint, so a resumed run draws the whole picture, and its log holds each
+    epoch once: records that the checkpoint does not know are dropped. So no record is lost, for it is written
+    before the epoch's checkpoints. The share of the training time that was spent waiting for data is the
+    difference of two readings of the loader's ``wait_seconds``.
     """
 
     def __init__(self, logger: RunLogger, folder: Path) -> None:
@@ -54,6 +55,8 @@ class EpochLog(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = state_dict["history"]
+        if self.history:
+            self.logger.drop_after(int(self.history[-1]["Epoch"]))
 
 
 def _loader(trainer: Trainer) -> Any:

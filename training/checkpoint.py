@@ -11,10 +11,9 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 from data_preprocessing.plan import Plan, PlanError
 from nets.blocks import NetworkError
-from nets.build import build_network
-from nets.dynamic_unet import DynamicUNet, NetworkSettings
+from nets.build import Network, build_network
+from nets.dynamic_unet import NetworkSettings
 from nets.formats import WeightsError, load_safely
-from nets.genesis_unet import GenesisUNet
 
 Kind = Literal["segmentation", "restoration", "classification", "autoencoder", "semantic"]
 
@@ -23,9 +22,11 @@ SHAPING = (
     "seed nfolds fold dim data2d_dim nvol batch_size oversampling steps_per_epoch augment mirror_axes depth min_fmap "
     "filters norm negative_slope res_block more_chn deep_supervision deep_supr_num optimizer learning_rate momentum "
     "weight_decay gradient_clip_val scheduler epochs ema focal brats amp train_batches exec_mode kind train_cases "
-    "encoder shortcut dilated new_layer_lr_mult lr_decay nesterov step_epochs loss method methods genesis patch_size "
-    "outputs z_score cube_folds cube_val_folds hidden exp lambda_rec lambda_cls patterns classes plateau_epochs"
+    "encoder shortcut dilated conv_seg new_layer_lr_mult lr_decay nesterov step_epochs loss method methods genesis "
+    "patch_size outputs z_score cube_folds cube_val_folds hidden exp lambda_rec lambda_cls patterns classes "
+    "plateau_epochs"
 ).split()
+BY_THE_RUN = ("cosine", "one_cycle", "polynomial")  # schedules that the number of epochs stretches
 
 
 class CheckpointError(ValueError):
@@ -63,8 +64,8 @@ class Checkpoint:
     n_outputs: int
     kind: Kind
 
-    def build(self) -> DynamicUNet | GenesisUNet:
-        """The U-Net with its weights (the averaged ones, where training averaged)."""
+    def build(self) -> Network:
+        """The network with its weights (the averaged ones, where training averaged)."""
         network = build_network(self.plan, self.network, out_channels=self.n_outputs)
         self.fill(network)
         return network
@@ -106,10 +107,12 @@ class Checkpoint:
 
     def check_run(self, settings: dict[str, Any]) -> None:
         """Raises CheckpointError where a run cannot be continued exactly under the given settings."""
-        shaping = SHAPING if self.settings.get("scheduler") != "none" else [k for k in SHAPING if k != "epochs"]
-        differ = [k for k in shaping if settings.get(k) != self.settings.get(k)]
+        stretched = self.settings.get("scheduler") in BY_THE_RUN
+        shaping = [k for k in SHAPING if k != "epochs" or stretched]
+        ran = {"conv_seg": False} | self.settings  # a flag that older checkpoints do not know
+        differ = [k for k in shaping if settings.get(k) != ran.get(k)]
         if differ:
-            was = ", ".join(f"--{k} {self.settings.get(k)}" for k in differ)
+            was = ", ".join(f"--{k} {ran.get(k)}" for k in differ)
             raise CheckpointError(
                 f"{self.path} cannot be resumed exactly: it ran with {was}; give the same, or start anew"
             )

@@ -34,6 +34,7 @@ class RunLogger:
 
     def __init__(self, path: Path, *, rank: int = 0, append: bool = False) -> None:
         self._logger: _Logger | None = None
+        self._path = path
         if rank == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             if append:
@@ -56,6 +57,22 @@ class RunLogger:
         """Say a metric's ``unit`` and ``format`` (such as ``:.3f``), which the terminal's lines use."""
         if self._logger is not None:
             self._logger.metadata(metric, dict(metadata))
+
+    def drop_after(self, epoch: int) -> None:
+        """Drop the records of later epochs, which a run resumed from the end of ``epoch`` is about to repeat.
+
+        A run may have been killed between an epoch's record and its checkpoint, or be resumed from its best epoch.
+        """
+        if self._logger is None:
+            return
+        self._logger.flush()
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _epoch_of(line) <= epoch]
+        if len(kept) < len(lines):
+            temporary = self._path.with_name(f"{self._path.name}.tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(self._path)
+            self._logger = _make_logger(self._path, append=True)
 
     def flush(self) -> None:
         """Bring every line to the disk."""
@@ -115,6 +132,15 @@ def _end_last_line(path: Path) -> None:
     if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
         with path.open("a", encoding="utf-8") as stream:
             stream.write("\n")
+
+
+def _epoch_of(line: str) -> int:
+    """The epoch whose record a line is; -1 for any other line, a broken one too."""
+    try:
+        step = json.loads(line.removeprefix("DLLL ")).get("step")
+    except ValueError:
+        return -1
+    return step if isinstance(step, int) else -1
 
 
 def _plain(value: Any) -> Any:

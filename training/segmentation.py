@@ -14,10 +14,10 @@ from data_preprocessing.regions import Regions
 from inference.restore import decide, to_cropped
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
-from nets.dynamic_unet import DynamicUNet, NetworkSettings
-from nets.genesis_unet import GenesisUNet
+from nets.build import Network
+from nets.dynamic_unet import NetworkSettings
 from training.learning import LearningModule
-from training.losses import SegmentationLoss
+from training.losses import SegmentationLoss, Terms
 from training.metrics import DiceMeter
 from training.optimization import OptimizationSettings
 from training.validation import VolumeLoss
@@ -31,14 +31,13 @@ class SegmentationModule(LearningModule):
 
     Args:
         plan: of the cases, with the axes that training mirrors.
-        network: the U-Net, with as many outputs as classes or regions.
+        network: a U-Net or MedicalNet's own, with as many outputs as classes or regions.
         network_settings: what rebuilds it; kept in the checkpoint.
         windows: how a whole volume is predicted.
         optimization: optimiser and schedule.
         tta_axes: spatial axes that evaluation flips; () for none.
         regions: overlapping regions in the place of classes (BraTS).
-        focal: focal loss instead of cross entropy.
-        dice_only: the published fine-tuning's loss, see SegmentationLoss.
+        focal, loss: see SegmentationLoss.
         invert_resampled: evaluate on the labels before resampling, predictions resized to them.
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
     """
@@ -50,7 +49,7 @@ class SegmentationModule(LearningModule):
     def __init__(
         self,
         plan: Plan,
-        network: DynamicUNet | GenesisUNet,
+        network: Network,
         network_settings: NetworkSettings,
         *,
         windows: SlidingWindow,
@@ -58,7 +57,7 @@ class SegmentationModule(LearningModule):
         tta_axes: tuple[int, ...] = (),
         regions: Regions | None = None,
         focal: bool = False,
-        dice_only: bool = False,
+        loss: Terms = "default",
         invert_resampled: bool = False,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
@@ -73,8 +72,8 @@ class SegmentationModule(LearningModule):
         self.windows = windows
         self.tta_axes = tta_axes
         self.regions = regions
-        self.focal, self.dice_only = focal, dice_only
-        self.loss = SegmentationLoss(focal=focal, regions=regions, dice_only=dice_only)
+        self.focal, self.terms = focal, loss
+        self.loss = SegmentationLoss(focal=focal, regions=regions, terms=loss)
         self.invert_resampled = invert_resampled
         self.meter = DiceMeter(plan.n_class, regions)
         self.val_loss = torch.zeros(2, dtype=torch.float64)  # sum over cases, and their number
@@ -100,7 +99,7 @@ class SegmentationModule(LearningModule):
             label = torch.from_numpy(open_array(folder, case, "orig_y")[0].copy()).to(self.device)
         else:
             label = batch["label"][0, 0]
-        loss = VolumeLoss(focal=self.focal, regions=self.regions, dice_only=self.dice_only)
+        loss = VolumeLoss(focal=self.focal, regions=self.regions, terms=self.terms)
         predicted = torch.empty_like(label)
         for slab in slabs:
             loss.add(slab.scores_cdhw, label[slab.place])

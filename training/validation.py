@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from data_preprocessing.regions import Regions
+from training.losses import Terms
 
 SMOOTH = 1e-5  # as in the training loss
 
@@ -16,13 +17,13 @@ class VolumeLoss:
     Args:
         focal: focal loss with gamma 2 in the place of cross entropy.
         regions: overlapping regions instead of exclusive classes.
-        dice_only: Dice alone, smoothed by 1.
+        terms: as in SegmentationLoss.
     """
 
-    def __init__(self, *, focal: bool = False, regions: Regions | None = None, dice_only: bool = False) -> None:
-        self.focal, self.regions, self.dice_only = focal, regions, dice_only
+    def __init__(self, *, focal: bool = False, regions: Regions | None = None, terms: Terms = "default") -> None:
+        self.focal, self.regions, self.terms = focal, regions, terms
         self._voxelwise = torch.zeros((), dtype=torch.float64)
-        self._terms = 0
+        self._count = 0
         self._overlap: Tensor | None = None  # (3, channels): intersection, predicted, true
 
     def add(self, probabilities_cdhw: Tensor, label_dhw: Tensor) -> None:
@@ -44,7 +45,7 @@ class VolumeLoss:
             loss = loss * (1 - true_p) ** 2
         self._voxelwise = self._voxelwise.to(p.device) + loss.sum(dtype=torch.float64)
         # Focal loss is a mean over classes too, most of whose terms are 0; cross entropy one over voxels.
-        self._terms += p.numel() if self.focal else true_p.numel()
+        self._count += p.numel() if self.focal else true_p.numel()
         axes = tuple(range(1, p.ndim))
         sums = torch.stack([(p * target).sum(axes), p.sum(axes), target.sum(axes)]).double()
         self._overlap = sums if self._overlap is None else self._overlap + sums
@@ -53,6 +54,7 @@ class VolumeLoss:
         """Scalar, float64."""
         assert self._overlap is not None  # a volume has at least one slab
         both, predicted, true = self._overlap if self.regions is not None else self._overlap[:, 1:]
-        smooth = 1.0 if self.dice_only else SMOOTH
-        loss = 1 - ((2 * both + smooth) / (predicted + true + smooth)).mean()
-        return loss if self.dice_only else loss + self._voxelwise / self._terms
+        smooth = 1.0 if self.terms == "dice" else SMOOTH
+        dice = 1 - ((2 * both + smooth) / (predicted + true + smooth)).mean()
+        voxelwise = self._voxelwise / self._count
+        return {"default": dice + voxelwise, "dice": dice, "ce": voxelwise}[self.terms]

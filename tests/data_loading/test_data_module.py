@@ -87,6 +87,41 @@ def test_ranks_come_from_the_trainer(made: tuple) -> None:
     assert len(set(seen[0] + seen[1])) == 8
 
 
+def test_another_number_of_ranks_is_said_and_keeps_the_length_of_an_epoch(
+    made: tuple, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, plan, cases = made
+
+    def data(world_size: int, steps: int = 0) -> SegmentationDataModule:
+        module = SegmentationDataModule(folder, plan, cases, [], LoaderSettings(num_workers=0, batch_size=1))
+        ranks = {"global_rank": 0, "world_size": world_size, "num_training_batches": steps}
+        module.trainer = SimpleNamespace(**ranks)  # type: ignore[assignment]
+        return module
+
+    state = data(2, steps=len(data(2).train_dataloader())).state_dict()
+    assert state == {"world_size": 2, "steps_per_epoch": 3}
+    same, other = data(2), data(1)
+    same.load_state_dict(state)
+    assert capsys.readouterr().err == ""
+    other.load_state_dict(state)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "on 1 GPUs (ranks) instead of 2" in message
+    assert "patches differ" in message
+    assert len(other.train_dataloader()) == 3  # by itself one rank would take 5
+
+
+def test_resuming_on_other_ranks_is_refused_within_an_epoch(made: tuple, tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=2, filename="{step}", save_top_k=-1)
+    fit(made, tmp_path, epochs=1, callbacks=[saver])
+    path = tmp_path / "step=2.ckpt"
+    content = torch.load(path, weights_only=False)
+    content["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["world_size"] = 2
+    torch.save(content, path)
+    with pytest.raises(LoaderError, match="middle of an epoch with other settings: world_size 2 -> 1; restore them"):
+        fit(made, tmp_path, epochs=1, resume=path, enable_checkpointing=False)
+
+
 def test_settings_name_every_fault_at_once() -> None:
     with pytest.raises(LoaderError, match=r"batch_size 0 is below 1; num_workers -1 .*; oversampling 2"):
         LoaderSettings(batch_size=0, num_workers=-1, oversampling=2)

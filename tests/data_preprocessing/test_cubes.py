@@ -64,7 +64,7 @@ def test_filter_keeps_lung_and_leaves_tissue_out() -> None:
 
 
 def test_axes_scale_and_border() -> None:
-    d, h, w = np.meshgrid(np.arange(20), np.arange(16), np.arange(24), indexing="ij")
+    d, h, w = np.meshgrid(np.arange(21), np.arange(16), np.arange(24), indexing="ij")
     image = (d + 100 * h + 10_000 * w).astype(np.float64)  # a voxel's value is its place
     settings = cu.CubeSettings(**{**vars(SMALL), "hu_range": (0.0, 1e6), "scale": 300})
     cubes, border = cu.cut_cubes(image, settings, np.random.default_rng(3))
@@ -74,10 +74,19 @@ def test_axes_scale_and_border() -> None:
     w0, h0, d0 = first // 10_000, first % 10_000 // 100, first % 100
     assert (w0.min(), w0.max()) == (3, 24 - 8 - 3)
     assert (h0.min(), h0.max()) == (2, 16 - 6 - 2)
-    assert (d0.min(), d0.max()) == (4, 20 - 5 - 4)
+    assert (d0.min(), d0.max()) == (4, 21 - 5 - 4)
     np.testing.assert_allclose(places[:, 1, 0, 0] - first, 10_000, atol=1)
     np.testing.assert_allclose(places[:, 0, 1, 0] - first, 100, atol=1)
     np.testing.assert_allclose(places[:, 0, 0, 1] - first, 1, atol=1)
+
+
+def test_a_small_scan_gives_cubes_of_half_its_room() -> None:
+    settings = cu.CubeSettings(**{**vars(SMALL), "border": (100, 100, 30), "scale": 60})
+    d, h, w = np.meshgrid(np.arange(13), np.arange(14), np.arange(16), indexing="ij")
+    image = (d + 100 * h + 10_000 * w) / 500.0 - 1000
+    cubes, border = cu.cut_cubes(image, settings, np.random.default_rng(3))
+    assert border == (2, 2, 2)  # of rooms of 8
+    assert len(np.unique(cubes[:, 0, 0, 0])) > 30  # of 5 x 5 x 5 places, not the middle one again and again
 
 
 def test_hu_are_clipped_and_scaled() -> None:
@@ -109,7 +118,7 @@ def test_folders_become_fold_files(tmp_path: Path) -> None:
     assert [path.name for path in report.files] == ["bat_4_s_8x6x5_0.npy", "bat_4_s_8x6x5_4.npy"]
     assert report.cubes == 8 and len(report.failed) == 2
     assert any(line.startswith("tiny: no cubes, it is (3, 16, 20) voxels") for line in lines)
-    assert any("b: border (3, 2, 3) instead of (3, 2, 4)" in line for line in lines)
+    assert any("b: border (3, 2, 1) instead of (3, 2, 4)" in line for line in lines)
     first = np.array(cu.open_cubes(report.files[0]))
     assert first.shape == (4, 8, 6, 5) and first.dtype == np.float32
 

@@ -60,8 +60,10 @@ def test_bad_settings_are_reported_together():
         build_unet(make_plan((40, 56, 40)), NetworkSettings(filters=(8, 16)))
     with pytest.raises(NetworkError, match=r"res_block belongs to .*'genesis'; filters, more_chn and"):
         NetworkSettings(encoder="genesis", res_block=True, filters=(8, 8))
-    with pytest.raises(NetworkError, match="shortcut, dilated and checkpoint_activations belong to ResNets"):
+    with pytest.raises(NetworkError, match="shortcut, dilated, checkpoint_activations and conv_seg belong to ResNets"):
         NetworkSettings(dilated=True)
+    with pytest.raises(NetworkError, match="filters, more_chn and deep_supervision do not change"):
+        NetworkSettings(encoder="resnet10", conv_seg=True, filters=(8, 8))
     with pytest.raises(PatchSizeError, match=r"\(12, 16, 20\) must be multiples .* take \(16, 16, 24\)"):
         build_network(make_plan((12, 16, 20)), NetworkSettings(encoder="genesis"))
     with pytest.raises(NetworkError, match="cannot be halved"):

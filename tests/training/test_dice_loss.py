@@ -1,4 +1,4 @@
-"""The published fine-tuning's loss: soft Dice alone, smoothed by 1."""
+"""One term of the loss alone: soft Dice smoothed by 1 (Models Genesis), cross entropy (MedicalNet)."""
 
 import pytest
 import torch
@@ -27,24 +27,25 @@ def test_classes_without_the_background():
     logits = torch.randn(2, 3, 6, 8, 10, generator=rng)
     target = torch.cat([label == 1, label == 2], dim=1).float()
     expected = soft_dice(logits.softmax(1)[:, 1:], target)
-    assert SegmentationLoss(dice_only=True)((logits,), label).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert SegmentationLoss(terms="dice")((logits,), label).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_regions():
     rng, label = drawn()
     logits = torch.randn(2, 2, 6, 8, 10, generator=rng)
     expected = soft_dice(logits.sigmoid(), REGIONS.channels(label).float())
-    loss = SegmentationLoss(dice_only=True, regions=REGIONS)((logits,), label)
+    loss = SegmentationLoss(terms="dice", regions=REGIONS)((logits,), label)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("terms", ["dice", "ce"])
 @pytest.mark.parametrize("regions", [None, REGIONS])
-def test_a_volumes_loss_is_the_same_slab_by_slab(regions):
+def test_a_volumes_loss_is_the_same_slab_by_slab(regions, terms):
     rng, label = drawn()
     logits = torch.randn(1, 3 if regions is None else 2, 6, 8, 10, generator=rng)
     p = (logits.softmax(1) if regions is None else logits.sigmoid())[0]
-    volume = VolumeLoss(dice_only=True, regions=regions)
+    volume = VolumeLoss(terms=terms, regions=regions)
     for planes in (slice(0, 4), slice(4, 6)):
         volume.add(p[:, planes], label[0, 0, planes])
-    expected = SegmentationLoss(dice_only=True, regions=regions)((logits,), label[:1])
+    expected = SegmentationLoss(terms=terms, regions=regions)((logits,), label[:1])
     assert volume.total().item() == pytest.approx(expected.item(), rel=1e-4)

@@ -88,6 +88,27 @@ def test_resumed_run_appends_after_a_broken_line(tmp_path: Path) -> None:
     assert [record["data"] for record in read_lines(path)] == [{"Dice": 3.0}]
 
 
+def test_a_resumed_run_drops_the_epochs_that_it_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "logs.json"
+    first = RunLogger(path)
+    first.log("PARAMETER", {"seed": 1})
+    for epoch in range(4):
+        first.log(epoch, {"Dice": 1.0})
+    with path.open("a") as stream:
+        stream.write('DLLL {"timest')  # killed while writing
+    resumed = RunLogger(path, append=True)
+    resumed.log("PARAMETER", {"seed": 1})
+    resumed.drop_after(1)
+    resumed.log(2, {"Dice": 2.0})
+    resumed.log((), {"throughput_train": 3.0})
+    lines = [line for line in path.read_text().splitlines() if line != 'DLLL {"timest']
+    steps = [json.loads(line[5:])["step"] for line in lines]
+    assert steps == ["PARAMETER", 0, 1, "PARAMETER", 2, []]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["logs.json"]
+    RunLogger(path, rank=1).drop_after(0)
+    assert len(path.read_text().splitlines()) == len(lines) + 1  # no other rank touches it
+
+
 def test_every_line_is_on_the_disk_at_once(tmp_path: Path) -> None:
     log = RunLogger(tmp_path / "logs.json")
     for epoch in range(3):

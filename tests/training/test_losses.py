@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from data_preprocessing.regions import brats_regions
@@ -43,6 +45,16 @@ def test_regions_are_sigmoid_channels():
     target = torch.cat([label > 0, label > 1, label == 3], 1).float()
     expected = soft_dice(logits.sigmoid(), target) + F.binary_cross_entropy_with_logits(logits, target)
     assert SegmentationLoss(regions=regions)((logits,), label).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cross_entropy_alone_at_the_resolution_of_the_logits():
+    _, label = problem(3)
+    logits = torch.randn(2, 3, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    resized = torch.from_numpy(
+        np.stack([ndimage.zoom(one[0], (2 / 4, 3 / 6, 3 / 8), order=0) for one in label.numpy()])
+    )
+    expected = F.cross_entropy(logits, resized.long())
+    assert SegmentationLoss(terms="ce")((logits,), label).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_heads_are_averaged_with_halving_weights():
