@@ -9,18 +9,31 @@ Ulyanov et al. 2016, arXiv:1607.08022.
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+
+def _triton_builds() -> bool:
+    """Whether Triton is installed, and the C compiler and Python header that it needs to start a kernel."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h")
+    return find_spec("triton") is not None and compiler is not None and header.is_file()
+
+
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
 DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
-    "cuda": (torch.float32, torch.bfloat16, torch.float16) if find_spec("triton") else (),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16) if _triton_builds() else (),
 }
 MOST_VOXELS = 2**30  # of an instance; kernels count them in 32 bits
 
@@ -30,16 +43,15 @@ Moments = tuple[Tensor, Tensor, Tensor]
 def fits(x: Tensor) -> bool:
     """THE rule: whether :func:`instance_norm_act` takes this tensor; PyTorch's operators take any other.
 
-    Channels-last on a CPU, contiguous or channels-last on CUDA where Triton is installed; 2D or 3D; float32 or
+    Channels-last on a CPU, contiguous or channels-last on CUDA where Triton can build; 2D or 3D; float32 or
     bfloat16, on CUDA float16 too.
     """
     if x.ndim not in CHANNELS_LAST or x.dtype not in DTYPES.get(x.device.type, ()) or torch.jit.is_tracing():
         return False
-    voxels = x[0, 0].numel() if x.numel() else 0
+    if x.numel() == 0 or math.prod(x.shape[2:]) >= MOST_VOXELS:
+        return False
     layout = _layout(x)
-    return 0 < voxels < MOST_VOXELS and (
-        layout == CHANNELS_LAST[x.ndim] or (x.device.type == "cuda" and layout == torch.contiguous_format)
-    )
+    return layout == CHANNELS_LAST[x.ndim] or (x.device.type == "cuda" and layout == torch.contiguous_format)
 
 
 def instance_norm_act(
@@ -129,7 +141,9 @@ class _Eager(torch.autograd.Function):
         _save(ctx, inputs, output)
         return output
 
-    backward = staticmethod(_differentiate)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        return _differentiate(ctx, *gradients)
 
 
 _operator = torch.library.custom_op(

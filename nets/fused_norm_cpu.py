@@ -31,7 +31,7 @@ def forward(
     out = torch.empty_like(x)
     mean, inverse = (np.empty(x.shape[:2], np.float32) for _ in range(2))
     rows, results = _rows(x), _rows(out)
-    w, b = _parameters(weight, bias)
+    w, b = _parameters(x.shape[1], weight, bias)
 
     def normalise(i: int) -> None:
         _moments(rows[i], mean[i], inverse[i], np.float32(eps))
@@ -56,7 +56,7 @@ def backward(
     means, inverses = mean.numpy(), inverse.numpy()
     d_weight, d_bias = np.empty_like(means), np.empty_like(means)
     rows, outer, results = _rows(x), _rows(gradient), _rows(out)
-    w, b = _parameters(weight, bias)
+    w, b = _parameters(x.shape[1], weight, bias)
     scale = w * inverses
     shift = b - means * scale
 
@@ -72,9 +72,10 @@ def backward(
     return out, torch.from_numpy(d_weight), torch.from_numpy(d_bias)
 
 
-def _parameters(weight: Tensor | None, bias: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) float32, or the number that does nothing."""
-    w, b = (np.float32(neutral) if p is None else p.detach().float().numpy() for p, neutral in ((weight, 1), (bias, 0)))
+def _parameters(channels: int, weight: Tensor | None, bias: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) float32; ones and zeros where there are none."""
+    w = np.ones(channels, np.float32) if weight is None else weight.detach().float().numpy()
+    b = np.zeros(channels, np.float32) if bias is None else bias.detach().float().numpy()
     return w, b
 
 

@@ -14,6 +14,7 @@ Instances are numbered sample * channels + channel. Blocks are (V voxels, C chan
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class _Walk(NamedTuple):
 
 def _walk(x: Tensor) -> _Walk:
     n, channels = x.shape[:2]
-    voxels = x[0, 0].numel()
+    voxels = math.prod(x.shape[2:])
     side_by_side = not x.is_contiguous()
     block_c = min(triton.next_power_of_2(channels), CHANNELS) if side_by_side else 1
     block_v = TILE // block_c
