@@ -233,7 +233,9 @@ class MainSettings:
     ] = setting("socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs")
     amp: bool = setting(False, "mixed precision: bf16 where the device has it, else fp16 with loss scaling")
     layout: Literal["NCDHW", "NDHWC"] = setting("NCDHW", "memory layout; NDHWC is channels-last")
-    compile: bool = setting(False, "training steps run the network as torch.compile makes it, which the first step does")
+    compile: bool = setting(
+        False, "training steps run the network as torch.compile makes it, which the first step does"
+    )
 
     nfolds: int = setting(5, "folds of the cross-validation")
     fold: int = setting(0, "the fold that validates")

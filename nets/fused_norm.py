@@ -105,7 +105,7 @@ def _backward(
     inverse: Tensor,
     slope: float,
 ) -> Moments:
-    """Gradients of ``x`` and, an instance, of weight and bias, (N, C) float32."""
+    """Gradients of ``x``, weight and bias; the latter (C,) float32, whether or not there are any."""
     result: Moments = _kernels(x).backward(gradient, x, weight, bias, mean, inverse, slope)
     return result
 
@@ -125,11 +125,8 @@ def _differentiate(
     x, weight, bias, mean, inverse = ctx.saved_tensors
     gradient = gradient.contiguous(memory_format=_layout(x) or torch.contiguous_format)
     out, d_weight, d_bias = backward(gradient, x, weight, bias, mean, inverse, ctx.slope)
-    totals = (
-        None if parameter is None else total.sum(0).to(parameter.dtype)
-        for parameter, total in ((weight, d_weight), (bias, d_bias))
-    )
-    return (out, *totals, None, None)
+    sums = (None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias)))
+    return (out, *sums, None, None)
 
 
 class _Eager(torch.autograd.Function):
@@ -170,5 +167,5 @@ def _(x: Tensor, *_: Any) -> Moments:
 
 @_operator_backward.register_fake
 def _(gradient: Tensor, x: Tensor, *_: Any) -> Moments:
-    sums = x.new_empty(x.shape[:2], dtype=torch.float32)
+    sums = x.new_empty(x.shape[1], dtype=torch.float32)
     return torch.empty_like(x), sums, torch.empty_like(sums)

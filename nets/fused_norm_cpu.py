@@ -51,7 +51,7 @@ def backward(
     inverse: Tensor,
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, weight and bias, the latter an instance; see fused_norm.py."""
+    """Gradients of ``x``, weight and bias; see fused_norm.py."""
     out = torch.empty_like(x)
     means, inverses = mean.numpy(), inverse.numpy()
     d_weight, d_bias = np.empty_like(means), np.empty_like(means)
@@ -69,7 +69,7 @@ def backward(
         _backward(rows[i], outer[i], *activation, d_bias[i] / voxels - means[i] * slant, slant, results[i])
 
     _each(differentiate, len(rows))
-    return out, torch.from_numpy(d_weight), torch.from_numpy(d_bias)
+    return out, torch.from_numpy(d_weight.sum(axis=0)), torch.from_numpy(d_bias.sum(axis=0))
 
 
 def _parameters(channels: int, weight: Tensor | None, bias: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

@@ -82,16 +82,16 @@ def backward(
     inverse: Tensor,
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, weight and bias, the latter an instance; ``gradient`` has the layout of ``x``."""
+    """Gradients of ``x``, weight and bias; see fused_norm.py. ``gradient`` has the layout of ``x``."""
     walk = _walk(x)
     out = torch.empty_like(x)
     parts = x.new_empty((2, mean.numel(), walk.grid[1]), dtype=torch.float32)
     moments = weight, bias, mean, inverse
     with torch.cuda.device_of(x):
         _gradient_sums[walk.grid](x, gradient, *moments, parts[0], parts[1], *walk.arguments, slope, **walk.block)
-        d_weight, d_bias = (part.sum(1).view_as(mean) for part in parts)
-        _gradient[walk.grid](x, gradient, *moments, d_weight, d_bias, out, *walk.arguments, slope, **walk.block)
-    return out, d_weight, d_bias
+        products, sums = (part.sum(1).view_as(mean) for part in parts)
+        _gradient[walk.grid](x, gradient, *moments, products, sums, out, *walk.arguments, slope, **walk.block)
+    return out, products.sum(0), sums.sum(0)
 
 
 @triton.jit
