@@ -143,14 +143,15 @@ class _Eager(torch.autograd.Function):
         return _differentiate(ctx, *gradients)
 
 
+# Inductor's cache on disk knows operators by name alone: other outputs need other names.
 _operator = torch.library.custom_op(
-    "genesis::instance_norm_act",
+    "genesis::norm_act",
     _forward,
     mutates_args=(),
     schema="(Tensor x, Tensor? weight, Tensor? bias, float eps, float slope) -> (Tensor, Tensor, Tensor)",
 )
 _operator_backward = torch.library.custom_op(
-    "genesis::instance_norm_act_backward",
+    "genesis::norm_act_backward",
     _backward,
     mutates_args=(),
     schema="(Tensor gradient, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor inverse, float slope)"
