@@ -243,6 +243,9 @@ class MainSettings:
     ] = setting("socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs")
     amp: bool = setting(False, "mixed precision: bf16 where the device has it, else fp16 with loss scaling")
     layout: Literal["NCDHW", "NDHWC"] = setting("NCDHW", "memory layout; NDHWC is channels-last")
+    compile: bool = setting(
+        False, "training steps run the network as torch.compile makes it, which the first step does"
+    )
 
     nfolds: int = setting(5, "folds of the cross-validation")
     fold: int = setting(0, "the fold that validates")
@@ -423,6 +426,8 @@ class MainSettings:
             faults.append(f"--batch_size {self.batch_size} is no multiple of --nvol {self.nvol}")
         if self.exec_mode in ("evaluate", "predict") and self.ckpt_path is None and not self.benchmark:
             faults.append(f"--exec_mode {self.exec_mode} needs --ckpt_path, a checkpoint of a trained network")
+        if self.compile and self.exec_mode not in ("pretrain", "train"):
+            faults.append("--compile is for --exec_mode pretrain and train")
         if self.input is not None and self.exec_mode != "predict":
             faults.append("--input is for --exec_mode predict")
         _raise(faults + self._learning_faults() + self._semantic_faults() + _fold(self))

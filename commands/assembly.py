@@ -31,6 +31,7 @@ from training.affinity import Binding, bind_rank
 from training.callbacks import EpochLog, LateEvaluation, Profile
 from training.checkpoint import Checkpoint, CheckpointError, Kind, WholeFiles, read_checkpoint
 from training.classification import ClassificationModule
+from training.compilation import CompiledSteps
 from training.dllogger_backend import FILE_ONLY, RunLogger
 from training.optimization import OptimizationSettings
 from training.segmentation import SegmentationModule
@@ -271,6 +272,8 @@ def training_callbacks(
 
 def build_trainer(settings: MainSettings, callbacks: list[Callback]) -> Trainer:
     """The Trainer of training and evaluation."""
+    if settings.compile:
+        callbacks = [*callbacks, CompiledSteps()]
     return Trainer(
         **devices(settings),
         max_epochs=2 if settings.benchmark else settings.epochs,

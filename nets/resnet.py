@@ -167,6 +167,8 @@ class ResNetEncoder(nn.Module):
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpoint_activations and self.training and torch.is_grad_enabled()):
             return block(x)
+        if torch.compiler.is_compiling():  # which writes the moving statistics once, and takes no contexts
+            return checkpoint(block, x, use_reentrant=False)
         return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_frozen(block)))
 
 

@@ -132,7 +132,7 @@ class ClassificationModule(LearningModule):
         return F.cross_entropy(logits.float(), target[:, 0].long())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network(batch["image"]), batch["target"])
+        loss = self.loss(self(batch["image"]), batch["target"])
         return self.logged(loss, len(batch["image"]))
 
     def on_validation_epoch_start(self) -> None:

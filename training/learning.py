@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule
@@ -32,6 +33,7 @@ class LearningModule(LightningModule):
 
     Attributes:
         new_layers: parameters without pre-trained weights, where others have some.
+        compiled: what training steps run in the network's place, with its weights; None: the network.
     """
 
     learns: ClassVar[Kind]
@@ -56,8 +58,14 @@ class LearningModule(LightningModule):
         self.optimization = optimization or OptimizationSettings()
         self.run_settings = run_settings or {}
         self.new_layers: frozenset[str] = frozenset()
+        self.compiled: Callable[..., Any] | None = None
         self.best, self.best_epoch = -math.inf if self.higher_is_better else math.inf, 0
         self._evaluation: dict[str, float] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network answers; in training steps as :attr:`compiled` computes it."""
+        network = self.compiled if self.training and self.compiled is not None else self.network
+        return network(*args, **kwargs)
 
     def logged(self, loss: Tensor, patches: int) -> Tensor:
         """The loss of a training step, counted into the epoch's mean without waiting for the device."""

@@ -110,7 +110,7 @@ class RestorationModule(LearningModule):
 
     def restore(self, corrupted: Tensor) -> Tensor:
         """(N, C, *patch) in [0, 1] to (N, C * outputs, *patch) in (0, 1), float32."""
-        return torch.sigmoid(self.network(self.scaled(corrupted))[0].float())
+        return torch.sigmoid(self(self.scaled(corrupted))[0].float())
 
     def scaled(self, corrupted: Tensor) -> Tensor:
         """What the network is shown of a patch in [0, 1]."""

@@ -85,7 +85,7 @@ class SegmentationModule(LearningModule):
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network(batch["image"]), batch["label"])
+        loss = self.loss(self(batch["image"]), batch["label"])
         return self.logged(loss, len(batch["image"]))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -66,7 +66,7 @@ class SemanticModule(RestorationModule):
 
     def restore_and_classify(self, corrupted: Tensor) -> tuple[Tensor | None, Tensor]:
         """(N, C, *patch) to the restored patch in (0, 1), None under "en", and (N, n_class) class logits."""
-        logits, scores = self.network(self.scaled(corrupted), decoder=self.exp == "en_de")
+        logits, scores = self(self.scaled(corrupted), decoder=self.exp == "en_de")
         return None if logits is None else torch.sigmoid(logits.float()), scores.float()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

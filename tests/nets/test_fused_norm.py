@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nets import fused_norm
 from nets.fused_norm import CHANNELS_LAST, fits, instance_norm_act
 
 SHAPES = [(3, 7, 12, 16, 20), (1, 16, 5, 6, 7), (2, 300, 3, 4, 5), (2, 5, 12, 16)]
@@ -54,6 +55,33 @@ def test_bfloat16_is_rounded_once() -> None:
     scale = float(theirs[0].grad.float().abs().max())
     assert float((ours[0].grad.float() - theirs[0].grad.float()).abs().max()) < 2**-7 * scale
     torch.testing.assert_close(ours[1].grad, theirs[1].grad, atol=1e-3, rtol=1e-4)
+
+
+def test_without_weight_and_bias_they_are_1_and_0() -> None:
+    x, _, _ = made(SHAPES[0], torch.float32)
+    results = []
+    for parameters in ((None, None), (torch.ones(7), torch.zeros(7))):
+        y = instance_norm_act(x, *parameters, eps=1e-5, negative_slope=0.01)
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_keeps_torch_compiles_rules(dtype: torch.dtype) -> None:
+    """Schema, shapes and layouts foretold, gradient, and what a traced graph computes."""
+    inputs = made(SHAPES[3], dtype)
+    torch.library.opcheck(fused_norm._operator, (*inputs, 1e-5, 0.01))
+
+    def traced(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return instance_norm_act(x, weight, bias, eps=1e-5, negative_slope=0.01)
+
+    compiled = torch.compile(traced, backend="aot_eager", fullgraph=True, dynamic=False)
+    results = [[y, *torch.autograd.grad(y.square().sum(), inputs)] for y in (traced(*inputs), compiled(*inputs))]
+    torch.compiler.reset()
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
 
 
 def test_a_large_mean_costs_no_digits() -> None:

@@ -1,0 +1,33 @@
+"""``--compile``: training steps run the network as torch.compile makes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+
+from training.learning import LearningModule, TrainingError
+
+
+class CompiledSteps(Callback):
+    """Compiles the network of a training, for the one shape that all its patches have.
+
+    Evaluation keeps the plain network, whose last windows come in smaller batches. Only the forward function is
+    wrapped, not the module: names in checkpoints, averaged weights and what DDP sees are those of a plain run.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LearningModule) -> None:  # type: ignore[override]
+        from torch._dynamo.exc import TorchDynamoException  # a second, that only --compile pays
+
+        compiled = torch.compile(pl_module.network.forward, dynamic=False)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return compiled(*args, **kwargs)
+            except TorchDynamoException as error:
+                raise TrainingError(
+                    f"torch.compile could not compile the network: leave out --compile ({str(error).splitlines()[0]})"
+                ) from error
+
+        pl_module.compiled = forward
