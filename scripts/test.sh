@@ -5,18 +5,26 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 oldest=1.53.0
-side=.venv/dali-$oldest
+side=$PWD/.venv/dali-$oldest
+triton=$PWD/.venv/triton
 bash scripts/environment.sh || exit 1
-packages=("nvidia-dali-cuda130==$oldest" gast==0.6.0 dm-tree==0.1.9 absl-py==2.3.1 wrapt==2.0.1)  # what it needs
-if [[ ! -f $side/installed || $(<"$side/installed") != "${packages[*]}" ]]; then
-    echo "installing DALI $oldest into $side"
-    rm -rf "$side"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$side" \
-        "${packages[@]}" || exit 1
-    # .venv's nvidia package would hide this one: it gets the same standing, and keeps the others in reach.
-    echo '__path__ = __import__("pkgutil").extend_path(__path__, __name__)' >"$side/nvidia/__init__.py"
-    echo "${packages[*]}" >"$side/installed"
-fi
+
+# Packages without their needs, in a folder that is put before .venv's own: beside FOLDER PACKAGE...
+beside() {
+    local folder=$1
+    shift
+    [[ -f $folder/installed && $(<"$folder/installed") == "$*" ]] && return
+    echo "installing $1 into $folder"
+    rm -rf "$folder"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "$@" || exit 1
+    echo "$*" >"$folder/installed"
+}
+
+beside "$side" "nvidia-dali-cuda130==$oldest" gast==0.6.0 dm-tree==0.1.9 absl-py==2.3.1 wrapt==2.0.1
+# .venv's nvidia package would hide this one: it gets the same standing, and keeps the others in reach.
+echo '__path__ = __import__("pkgutil").extend_path(__path__, __name__)' >"$side/nvidia/__init__.py"
+# PyTorch for CUDA brings its Triton, the CPU's brings none: its interpreter and compiler test the GPU's kernels.
+if .venv/bin/python -c 'import triton' 2>/dev/null; then triton=""; else beside "$triton" triton==3.7.0; fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two workers share the cores already
 reports=$(mktemp -d)
@@ -36,7 +44,7 @@ run() {
 
 found=$(PYTHONPATH=$side .venv/bin/python -c 'import nvidia.dali; print(nvidia.dali.__version__)')
 [[ $found == "$oldest" ]] || { echo "error: $side holds DALI '$found' instead of $oldest; delete it" >&2; exit 1; }
-run current "" "$@"
+run current "$triton" "$@"
 run "$oldest" "$side" -m loader "$@"
 
 .venv/bin/python - "$reports" <<'PYTHON' || failed=1
