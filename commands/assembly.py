@@ -33,6 +33,7 @@ from training.checkpoint import Checkpoint, CheckpointError, Kind, WholeFiles, r
 from training.classification import ClassificationModule
 from training.compilation import CompiledSteps
 from training.dllogger_backend import FILE_ONLY, RunLogger
+from training.memory import keep_freed_memory
 from training.optimization import OptimizationSettings
 from training.segmentation import SegmentationModule
 
@@ -274,8 +275,11 @@ def build_trainer(settings: MainSettings, callbacks: list[Callback]) -> Trainer:
     """The Trainer of training and evaluation."""
     if settings.compile:
         callbacks = [*callbacks, CompiledSteps()]
+    chosen = devices(settings)
+    if chosen["accelerator"] == "cpu":
+        keep_freed_memory()
     return Trainer(
-        **devices(settings),
+        **chosen,
         max_epochs=2 if settings.benchmark else settings.epochs,
         min_epochs=settings.min_epochs,
         check_val_every_n_epoch=settings.val_every,
