@@ -74,7 +74,8 @@ class Training:
         """The best checkpoint; what is done is not repeated, and a stopped run goes on."""
         step = self.step
         if step.result() is None:
-            how = ("--resume_training",) if (step.folder / "checkpoints" / "last.ckpt").is_file() else self.start
+            how = ("--resume_training",) if step.stopped else self.start
+            step.begin()
             _run(MAIN, [*self.argv, *how])
             found = (step.folder / "checkpoints").glob(f"{step.settings['method']}-*.ckpt")
             step.finish(checkpoint=max(found, key=lambda path: path.stat().st_mtime).name)

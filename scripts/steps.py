@@ -1,7 +1,8 @@
 """Steps of a script that are done once: ``done.json`` beside a step's result says what it was made with.
 
 A step that is done is not repeated; one that was made with other settings, or from something else, is not
-what was asked for, and is refused. Paths and the machine's share (``--gpus``, ``--num_workers``, ...) may differ.
+what was asked for, and is refused. So is one that was stopped, but for its number of epochs. Paths and the
+machine's share (``--gpus``, ``--num_workers``, ...) may differ.
 """
 
 from __future__ import annotations
@@ -44,28 +45,40 @@ class Step:
     def result(self) -> dict[str, Any] | None:
         """What :meth:`finish` was told, None where the step is not done. Raises StepError as :func:`check`."""
         check([self])
-        return None if self._done() is None else self.recorded
+        return self.recorded or None
 
     @property
     def recorded(self) -> dict[str, Any]:
         """What :meth:`finish` was told, whatever the settings; empty where the step is not done."""
-        recorded: dict[str, Any] = (self._done() or {}).get("result", {})
-        return recorded
+        return (self._done() or {}).get("result") or {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a run that did not come to its end can go on."""
+        return not self.recorded and (self.folder / "checkpoints" / "last.ckpt").is_file()
+
+    def begin(self) -> None:
+        """For a step that goes on after it was stopped: say what it is being made with."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.finish()
 
     def finish(self, **result: Any) -> None:
         """The step is done."""
         made = {"settings": _plain(self.settings), "sources": self._digests(), "result": result}
-        (self.folder / "done.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        temporary = self.folder / "done.json.tmp"
+        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self.folder / "done.json")
 
     def difference(self) -> str:
         """How what was done differs from what is asked for, in words; empty where it does not, or nothing was done."""
         done = self._done()
-        if done is None:
+        if done is None or not (done.get("result", True) or self.stopped):
             return ""
         if not {"settings", "sources", "result"} <= set(done):
             return "does not say what it was made with"
         now, then = _plain(self.settings), done["settings"]
-        differ = [name for name in now if name in then and now[name] != then[name]]
+        free = () if done["result"] else ("epochs",)
+        differ = [name for name in now if name in then and name not in free and now[name] != then[name]]
         words = [f"with --{name} {_shown(then[name])}, not {_shown(now[name])}" for name in differ]
         now, then = self._digests(), done["sources"]
         words += [f"from another {name}" for name in {**then, **now} if now.get(name) != then.get(name)]
@@ -77,7 +90,7 @@ class Step:
             return None
         try:
             done = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # cut short by a kill
+        except ValueError:
             done = None
         return done if isinstance(done, dict) else {}
 
@@ -89,7 +102,7 @@ def check(steps: Iterable[Step]) -> None:
     """Raises StepError, in one message, where steps were done with other settings or from something else."""
     others = {step.folder: step.difference() for step in steps}
     if faults := [f"{folder} {difference}" for folder, difference in others.items() if difference]:
-        remove = " and ".join(str(folder) for folder, difference in others.items() if difference)
+        remove = ", ".join(str(folder) for folder, difference in others.items() if difference)
         raise StepError(
             "; ".join(faults) + f": give the same settings or another folder of results, or delete {remove}"
         )

@@ -95,7 +95,7 @@ def test_what_was_made_with_other_settings_is_refused(
     ran = chain(folder / "scans" / "imagesTr", folder / "out", "--modality", "MRI", *flags, training=training)
     assert ran.returncode == 1 and ran.stderr.count("error: ") == 1 and "preprocess.py" not in ran.stdout
     assert ran.stderr.count(difference) == len(named) == ran.stderr.count("was made")
-    assert f"delete {' and '.join(str(folder / 'out' / name) for name in named)}\n" in ran.stderr
+    assert f"delete {', '.join(str(folder / 'out' / name) for name in named)}\n" in ran.stderr
     assert index.stat().st_mtime_ns == before
 
 
