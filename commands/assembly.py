@@ -37,6 +37,7 @@ from training.memory import keep_freed_memory
 from training.optimization import OptimizationSettings
 from training.segmentation import SegmentationModule
 
+LAST = "last.ckpt"
 CLASS_SETTINGS = ("loss", "hidden")  # of a classifier, that its checkpoint decides
 
 
@@ -116,11 +117,18 @@ def find_resumable(settings: MainSettings, plan: Plan) -> Path | None:
     """The checkpoint that --resume_training continues from.
 
     Raises:
-        CheckpointError: where there is none, or where its run had other settings or another plan.
+        CheckpointError: where there is none, or where its run had other settings or another plan; for a run that
+            begins anew and would replace the last checkpoint of another.
     """
+    last = settings.checkpoint_folder / LAST
     if not settings.resume_training:
+        if last.is_file() and settings.save_ckpt and not settings.benchmark:
+            raise CheckpointError(
+                f"{last} belongs to an earlier run, which this one would replace: --resume_training goes on with it; "
+                "to begin anew, give another --results or remove the file"
+            )
         return None
-    path = settings.ckpt_path or settings.checkpoint_folder / "last.ckpt"
+    path = settings.ckpt_path or last
     checkpoint = read_checkpoint(path)
     checkpoint.check_run(as_json(settings))
     checkpoint.check_plan(plan, settings.cubes or settings.folder)
@@ -266,7 +274,7 @@ def training_callbacks(
         folder = settings.checkpoint_folder
         callbacks += [  # both at the end of an epoch, after its record, so that either can be resumed from
             ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=True),
-            ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
+            ModelCheckpoint(folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False),
         ]
     return callbacks
 

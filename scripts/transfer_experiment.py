@@ -138,6 +138,7 @@ def learnt(options: argparse.Namespace, images: Path, name: str, argv: Sequence[
     results = options.work / name
     done = results / "done.json"
     if not done.is_file():
+        shutil.rmtree(results / "checkpoints", ignore_errors=True)  # of a killed run: its seconds would not count
         seconds = run(options, results, ["--exec_mode", "pretrain", "--data", images, *argv])
         (best,) = (path for path in (results / "checkpoints").glob("*.ckpt") if path.stem != "last")
         done.write_text(json.dumps({"checkpoint": str(best), "seconds": seconds}) + "\n", encoding="utf-8")

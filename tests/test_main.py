@@ -135,6 +135,20 @@ def test_each_epoch_is_logged_once_whatever_checkpoint_a_run_is_resumed_from(cas
     assert steps() == ["PARAMETER", 0, 1, "PARAMETER", 2, "PARAMETER", 3]
 
 
+def test_a_run_that_begins_anew_replaces_no_other(cases, trained):
+    last = trained / "checkpoints" / "last.ckpt"
+    before, log = last.read_bytes(), (trained / "logs.json").read_text()
+    message = train(cases, trained, "--epochs", 1)
+    assert f"{last} belongs to an earlier run" in message
+    assert "--resume_training goes on" in message
+    assert "another --results" in message
+    assert (last.read_bytes(), (trained / "logs.json").read_text()) == (before, log)
+    flags = ["--logname", "other.json", "--epochs", 1]
+    assert train(cases, trained, *flags, "--no-save_ckpt") == 0
+    assert train(cases, trained, *flags, "--benchmark", "--train_batches", 4, "--warmup", 1) == 0
+    assert last.read_bytes() == before
+
+
 def test_resuming_under_other_settings_is_refused(cases, trained):
     message = train(cases, trained, "--epochs", 3, "--resume_training", "--seed", 2, "--amp", "--ema", 0.5)
     assert "--seed 1" in message
@@ -270,7 +284,7 @@ def test_2d_network_on_volumes(dataset, tmp_path):
     flags = ["--data", cases, "--dim", 2, "--gpus", 0, "--filters", 4, 8, "--depth", 1, "--num_workers", 0]
     flags += ["--results", tmp_path, "--steps_per_epoch", 2, "--epochs", 1]
     assert run(*flags, "--batch_size", 8, "--nvol", 4) == 0
-    assert run(*flags, "--batch_size", 8, "--data2d_dim", 2) == 0
+    assert run(*flags, "--batch_size", 8, "--data2d_dim", 2, "--ckpt_store_dir", tmp_path / "single") == 0
     predict = ["--exec_mode", "predict", "--dim", 2, "--ckpt_path", tmp_path / "checkpoints" / "last.ckpt", "--gpus", 0]
     assert run(*predict, "--input", dataset / "imagesTs", "--results", tmp_path / "out", "--tta") == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
