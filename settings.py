@@ -630,8 +630,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command again goes on from here (main.py: with --resume_training)")
+    except KeyboardInterrupt as stop:  # which may say more
+        words = str(stop) or "interrupted; the same command again goes on from here (main.py: with --resume_training)"
+        print(words, file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and type(error).__module__ == "builtins":
             raise

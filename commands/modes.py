@@ -29,6 +29,7 @@ from commands.assembly import (
     training_plan,
     with_encoder,
 )
+from commands.fitting import fit
 from commands.pretraining import pretraining_of, write_scan_features
 from commands.segmenting import evaluate_list, source_of, write_predictions
 from data_loading.data_module import patch_loader
@@ -71,7 +72,7 @@ def pretrain(settings: MainSettings) -> int:
     trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
     loading, device_id = loader_of(settings), gpu_of(trainer)
     data = GenesisDataModule(work.train, work.validation, module.plan, loading, work.genesis, device_id)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    fit(settings, trainer, module, data, (len(work.train.names), len(work.validation.names)), resume)
     write_scan_features(settings, module, trainer)
     return 0
 
@@ -93,7 +94,7 @@ def train(settings: MainSettings) -> int:
         callbacks = training_callbacks(settings, logger, "{epoch}-{dice:.2f}", "max")
     trainer = build_trainer(settings, callbacks)
     data = data_of(settings, plan, train_cases, val_cases, trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    fit(settings, trainer, module, data, (len(train_cases), len(val_cases)), resume)
     if settings.benchmark:
         if not watch.result:
             raise CaseError(f"--train_batches leaves nothing to measure after --warmup {settings.warmup}")
@@ -112,7 +113,7 @@ def train_classifier(settings: MainSettings) -> int:
     callbacks = training_callbacks(settings, logger, "classification-{epoch}-{loss:.4f}", "min")
     trainer = build_trainer(settings, callbacks)
     data = class_data_of(settings, module, trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    fit(settings, trainer, module, data, (len(data.train_cases), len(data.val_cases)), resume)
     if trainer.is_global_zero and module.scores is not None:
         write_scores(settings.results, module)
     return 0

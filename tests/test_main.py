@@ -118,6 +118,26 @@ def test_killed_run_resumes_to_the_same_result(cases, tmp_path):
     assert all(torch.equal(final[0][key], final[1][key]) for key in final[0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_ends_in_one_line_and_the_run_goes_on(cases, tmp_path, workers):
+    flags = ["--data", cases, "--results", tmp_path, *SMALL, "--num_workers", workers, "--epochs", 1000]
+    command = [str(value) for value in (sys.executable, ROOT / "main.py", *flags)]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    epoch = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
+    said = re.fullmatch(r"stopped in epoch (\d+); --resume_training continues from the end of epoch (\d+) .+\n", error)
+    assert said, error
+    assert int(said[2]) == epoch
+    assert int(said[1]) in (epoch, epoch + 1)
+
+
 def test_each_epoch_is_logged_once_whatever_checkpoint_a_run_is_resumed_from(cases, tmp_path):
     def steps():
         return [json.loads(line[5:])["step"] for line in (tmp_path / "logs.json").read_text().splitlines()]
@@ -133,6 +153,22 @@ def test_each_epoch_is_logged_once_whatever_checkpoint_a_run_is_resumed_from(cas
         stream.write('DLLL {"type": "LOG", "step": 3, "data": {"Train Loss": 1.0}}\n')
     assert train(cases, tmp_path, *flags, "--epochs", 4, "--resume_training") == 0
     assert steps() == ["PARAMETER", 0, 1, "PARAMETER", 2, "PARAMETER", 3]
+
+
+def test_a_run_says_what_it_trains_and_where_it_left_its_checkpoints(cases, tmp_path, capsys):
+    assert train(cases, tmp_path, "--epochs", 2, "--skip_first_n_eval", 1, "--amp") == 0
+    printed = capsys.readouterr().out
+    start = r"segmentation: unet with filters 4 8 16, 0\.0\d M parameters; patch \d+x\d+x\d+, batch 2; 6 training and 2 "
+    start += r"validation cases; 2 steps an epoch, 2 epochs; CPU, bf16\n"
+    assert re.search(start, printed)
+    best = re.search(r"best checkpoint: (\S+/epoch=1-dice=\S+\.ckpt); last: (\S+/last\.ckpt)\n", printed)
+    assert best
+    assert Path(best[1]).is_file()
+    assert "no Dice will be computed" not in printed
+    assert train(cases, tmp_path, "--epochs", 3, "--skip_first_n_eval", 9, "--resume_training", "--amp") == 0
+    printed = capsys.readouterr().out
+    assert "2 steps an epoch, 3 epochs, from epoch 2 on; CPU" in printed
+    assert "no Dice will be computed, and no best checkpoint kept: --skip_first_n_eval 9" in printed
 
 
 def test_a_run_that_begins_anew_replaces_no_other(cases, trained):
