@@ -61,7 +61,9 @@ class StartLine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LearningModule) -> None:  # type: ignore[override]
         print(describe_run(self.settings, trainer, pl_module, self.cases), flush=True)
         first, every, end = self.settings.skip_first_n_eval, self.settings.val_every, self.settings.epochs
-        evaluated = [epoch for epoch in range(trainer.current_epoch, end) if epoch >= first and (epoch + 1) % every == 0]
+        evaluated = [
+            epoch for epoch in range(trainer.current_epoch, end) if epoch >= first and (epoch + 1) % every == 0
+        ]
         if not evaluated:
             score = "Dice" if pl_module.monitor == "dice" else "validation loss"
             print(
@@ -83,8 +85,8 @@ def describe_run(settings: MainSettings, trainer: Trainer, module: LearningModul
     gpu = module.device.type == "cuda"
     device = torch.cuda.get_device_name(module.device) if gpu else "CPU"
     return (
-        f"{module.learns}: {module.network_settings.encoder} with filters {filters}, {millions:.2f} M parameters; patch "
-        f"{patch}, batch {settings.batch_size}{ranks}; {cases[0]} training and {cases[1]} validation cases; "
+        f"{module.learns}: {module.network_settings.encoder} with filters {filters}, {millions:.2f} M parameters; "
+        f"patch {patch}, batch {settings.batch_size}{ranks}; {cases[0]} training and {cases[1]} validation cases; "
         f"{trainer.num_training_batches} steps an epoch, {trainer.max_epochs} epochs{begin}; {device}, "
         f"{PRECISIONS.get(str(trainer.precision), trainer.precision)}"
     )

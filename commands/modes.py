@@ -22,6 +22,7 @@ from commands.assembly import (
     find_resumable,
     fold_cases,
     gpu_of,
+    load_plan,
     loader_of,
     open_log,
     start_weights,
@@ -35,7 +36,6 @@ from commands.segmenting import evaluate_list, source_of, write_predictions
 from data_loading.data_module import patch_loader
 from data_loading.genesis_loader import GenesisDataModule
 from data_preprocessing.cases import CaseError, list_cases
-from data_preprocessing.plan import Plan
 from data_preprocessing.splits import split
 from settings import MainSettings
 from training.callbacks import StopWatch, describe_latency, latency_summary
@@ -66,7 +66,7 @@ def pretrain(settings: MainSettings) -> int:
     work = pretraining_of(settings)
     module = work.module
     resume = find_resumable(settings, module.plan)
-    start_weights(settings, module.network, module.plan, module.learns, resume)
+    start_weights(settings, module, module.plan, resume)
     logger = open_log(settings, append=resume is not None)
     callbacks = training_callbacks(settings, logger, f"{module.learns}-{{epoch}}-{{loss:.5f}}", "min")
     trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
@@ -86,7 +86,7 @@ def train(settings: MainSettings) -> int:
     resume = find_resumable(settings, plan)
     seed_everything(settings.seed, verbose=False)
     module = build_module(plan, settings)
-    module.new_layers = start_weights(settings, module.network, plan, "segmentation", resume)
+    module.new_layers = start_weights(settings, module, plan, resume)
     logger = open_log(settings, append=resume is not None)
     watch = StopWatch(settings.warmup, settings.batch_size)
     callbacks: list[Callback] = [watch]
@@ -108,7 +108,7 @@ def train_classifier(settings: MainSettings) -> int:
     resume = find_resumable(settings, plan)
     seed_everything(settings.seed, verbose=False)
     module = build_class_module(plan, settings)
-    module.new_layers = start_weights(settings, module.network, plan, "classification", resume)
+    module.new_layers = start_weights(settings, module, plan, resume)
     logger = open_log(settings, append=resume is not None)
     callbacks = training_callbacks(settings, logger, "classification-{epoch}-{loss:.4f}", "min")
     trainer = build_trainer(settings, callbacks)
@@ -122,7 +122,7 @@ def train_classifier(settings: MainSettings) -> int:
 def evaluate_classifier(settings: MainSettings) -> int:
     """Accuracy, AUC and confusion matrix of a checkpoint on the fold's validation scans."""
     checkpoint = checkpoint_of(settings, "classification")
-    checkpoint.check_plan(Plan.load(settings.folder), settings.folder)
+    checkpoint.check_plan(load_plan(settings), settings.folder)
     module = build_class_module(checkpoint.plan, settings, checkpoint)
     trainer = build_trainer(settings, [RichProgressBar()])
     trainer.validate(module, datamodule=class_data_of(settings, module, trainer), verbose=False)
@@ -140,13 +140,14 @@ def evaluate(settings: MainSettings) -> int:
     if settings.img_list is not None:
         return evaluate_list(settings, source_of(settings))
     checkpoint = checkpoint_of(settings)
-    checkpoint.check_plan(Plan.load(settings.folder), settings.folder)
+    checkpoint.check_plan(load_plan(settings), settings.folder)
     _, val_cases = split(list_cases(settings.folder), settings.nfolds, settings.fold)
     module = build_module(checkpoint.plan, settings, checkpoint)
     trainer = build_trainer(settings, [RichProgressBar()])
     trainer.validate(module, datamodule=data_of(settings, checkpoint.plan, [], val_cases, trainer), verbose=False)
     if trainer.is_global_zero:
         open_log(settings, append=True).log(step=(), data=module.evaluation())
+        print(module.said)
     if settings.save_preds:
         return write_predictions(settings, checkpoint, val_cases)
     return 0
@@ -159,7 +160,7 @@ def predict(settings: MainSettings) -> int:
     if settings.input is not None:
         return write_predictions(settings, source_of(settings), None)
     checkpoint = checkpoint_of(settings)
-    checkpoint.check_plan(Plan.load(settings.folder), settings.folder)
+    checkpoint.check_plan(load_plan(settings), settings.folder)
     cases = list_cases(settings.folder)
     if settings.folder.name == "val":  # holds every training case; the fold's validation cases are unseen
         _, cases = split(cases, settings.nfolds, settings.fold)
@@ -174,7 +175,7 @@ def benchmark_predict(settings: MainSettings) -> int:
     Without a checkpoint the plan's network runs with random weights: their values cost no time.
     """
     checkpoint = checkpoint_of(settings) if settings.ckpt_path else None
-    plan = checkpoint.plan if checkpoint else Plan.load(settings.folder)
+    plan = checkpoint.plan if checkpoint else load_plan(settings)
     fabric = build_fabric(settings)
     module = build_module(plan, settings, checkpoint)
     network = fabric.to_device(module.network).eval()
