@@ -123,7 +123,13 @@ def test_ctrl_c_ends_in_one_line_and_the_run_goes_on(cases, tmp_path, workers):
     flags = ["--data", cases, "--results", tmp_path, *SMALL, "--num_workers", workers, "--epochs", 1000]
     command = [str(value) for value in (sys.executable, ROOT / "main.py", *flags)]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
     ) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
