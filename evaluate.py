@@ -97,7 +97,9 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], list[str]]:
     predictions = {path.stem: path for path in sorted(preds.glob("*.npy"))}
     predictions |= {stem(path): path for path in sorted(preds.iterdir()) if is_volume(path)}
     if not predictions:
-        raise EvaluationError(f"--preds {preds} holds no predictions: neither image files nor .npy")
+        below = sorted(f"'{path.parent}'" for path in preds.glob("predictions_*/*") if is_volume(path))
+        hint = f"; there are some in {below[0]}" if below else ""
+        raise EvaluationError(f"--preds {preds} holds no predictions: neither image files nor .npy{hint}")
     labels = {case: lbls for case in list_cases(lbls) if (lbls / f"{case}_orig_y.npy").is_file()}
     labels |= {stem(path): path for path in sorted(lbls.iterdir()) if is_volume(path)}
     if not labels:

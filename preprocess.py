@@ -20,7 +20,7 @@ from data_preprocessing.configs import TASKS, Task, task_code, task_folder
 from data_preprocessing.cubes import CubeSettings, generate_cubes
 from data_preprocessing.dataset import Dataset, DatasetError, Scan, read_dataset
 from data_preprocessing.fingerprint import Facts, examine, make_plan
-from data_preprocessing.medicalnet import INPUT_SIZE, as_published
+from data_preprocessing.medicalnet import INPUT_SIZE, as_published, looks_depth_last
 from data_preprocessing.pattern_files import find_patterns, index_path, write_published
 from data_preprocessing.pattern_report import instances, measure
 from data_preprocessing.patterns import PatternSettings
@@ -131,7 +131,7 @@ def preprocess(settings: PreprocessSettings) -> int:
         plan = make_plan(
             basis, dataset, name=name, dim=settings.dim, ohe=settings.ohe, task=task, modality=settings.modality
         )
-        plan = _reshaped(plan, basis, settings)
+        plan = _reshaped(plan, basis, settings, console)
         if not dataset.channels and settings.modality is None:
             _say(console, f"Modality taken for {plan.channels[0]} by its intensities; --modality says otherwise.")
     target.mkdir(parents=True, exist_ok=True)
@@ -168,13 +168,21 @@ def _earlier_plan(root: Path, dataset: Dataset, settings: PreprocessSettings) ->
     return plan
 
 
-def _reshaped(plan: Plan, facts: Sequence[Facts], settings: PreprocessSettings) -> Plan:
+def _reshaped(plan: Plan, facts: Sequence[Facts], settings: PreprocessSettings, console: Console) -> Plan:
     """With the patch size that was asked for, and as --recipe has it."""
     if settings.recipe == "default":
         return plan.with_(patch_size=settings.patch_size) if settings.patch_size else plan
     sound = [entry for entry in facts if not entry.faults]
     plan = plan.with_(patch_size=settings.patch_size or INPUT_SIZE)
     depth_first = [(entry.shape_cropped[::-1], entry.spacing_mm[::-1]) for entry in sound]
+    if turned := [pair for pair in depth_first if looks_depth_last(*pair)]:
+        shape, spacing_mm = (" x ".join(f"{value:g}" for value in values) for values in turned[0])
+        _say(
+            console,
+            f"warning: {len(turned)} of {len(sound)} scans look as if their depth came last, such as {shape} voxels of "
+            f"{spacing_mm} mm, where --recipe medicalnet takes the first axis for the depth: store them depth first, "
+            "or leave --recipe out (the default reads the depth last)",
+        )
     return as_published(plan, *zip(*depth_first, strict=True))
 
 

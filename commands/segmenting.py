@@ -143,6 +143,9 @@ def _start(settings: MainSettings, source: Source, folder: Path) -> tuple[Fabric
     """All ranks with their network; the folder of predictions says what the channels of its probabilities are."""
     fabric = build_fabric(settings)
     segmenter = build_segmenter(settings, source, fabric)
+    if fabric.is_global_zero and isinstance(source, PublishedNetwork):
+        size = "x".join(map(str, source.plan.patch_size))
+        print(f"Scans are resized to {size} (D, H, W); --patch_size D H W where the network was trained otherwise")
     if fabric.is_global_zero and settings.save_preds:
         folder.mkdir(parents=True, exist_ok=True)
         write_regions(folder, segmenter.regions)

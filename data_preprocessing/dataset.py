@@ -21,6 +21,7 @@ from data_preprocessing.volume import Geometry, VolumeError, is_volume, read_lab
 
 DATASET_FILE = "dataset.json"
 UNLABELLED = ("background",)
+LABEL_SUFFIX = re.compile(r"[_.-](label|labels|seg|segmentation|mask|gt)$", re.IGNORECASE)
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")  # nnU-Net: case_0000.nii.gz, case_0001.nii.gz, ...
 
 
@@ -74,7 +75,26 @@ def read_dataset(folder: Path) -> Dataset:
     scans = find_scans(folder)
     if not scans:
         raise DatasetError(f"{folder} holds no scans: neither {DATASET_FILE} nor image files nor DICOM folders")
+    _refuse_label_maps(folder, scans)
     return Dataset(name=folder.resolve().name, channels=(), labels=UNLABELLED, training=tuple(scans), test=())
+
+
+def _refuse_label_maps(folder: Path, scans: Sequence[Scan]) -> None:
+    """Raises DatasetError where a scan is named as another's label map: ``x_label.nii.gz`` beside ``x.nii.gz``."""
+    stems = {CHANNEL_SUFFIX.sub("", stem(path)) for scan in scans for path in scan.images}
+    maps = sorted(
+        path.name
+        for scan in scans
+        for path in scan.images
+        if LABEL_SUFFIX.search(stem(path)) and LABEL_SUFFIX.sub("", stem(path)) in stems
+    )
+    if maps:
+        raise DatasetError(
+            f"{folder} has no {DATASET_FILE}, so all its files are scans without labels, but {len(maps)} are named as "
+            f"label maps of others: {', '.join(maps[:3])}{', ...' if len(maps) > 3 else ''}. Give --dataset "
+            f'a list of "image label" lines, or move scans to imagesTr, label maps to labelsTr, and add {DATASET_FILE} '
+            "(to learn without labels, move the label maps elsewhere)"
+        )
 
 
 def find_scans(folder: Path, channels: int | None = None) -> list[Scan]:
@@ -279,11 +299,18 @@ def array_faults(
         faults.append(f"{bad} voxels are NaN or infinite; replace them, or leave the case out")
     elif empty and not image_cdhw.any():
         faults.append("the image is zero everywhere; leave the case out")
-    if label is None:
-        return faults
-    if label.shape[1:] != image_cdhw.shape[1:]:
-        faults.append(f"label {label.shape[1:]} and image {image_cdhw.shape[1:]} differ in shape")
+    return faults if label is None else [*faults, *label_faults(label, image_cdhw.shape[1:], n_class)]
+
+
+def label_faults(label: np.ndarray, shape_dhw: Sequence[int], n_class: int) -> Sequence[str]:
+    """What makes a label map (uint8, (1, D, H, W)) unusable for an image of this shape, in words with remedies."""
+    faults = []
+    if label.shape[1:] != tuple(shape_dhw):
+        faults.append(f"label {label.shape[1:]} and image {tuple(shape_dhw)} differ in shape")
     if int(label.max()) >= n_class:
         values = [int(value) for value in np.unique(label) if value >= n_class]
-        faults.append(f"label values {values} are not among the dataset's 0 to {n_class - 1}; add them or relabel")
+        faults.append(
+            f"label values {values} are not among the dataset's 0 to {n_class - 1}; relabel, "
+            f'or add them to "labels" in {DATASET_FILE}'
+        )
     return faults

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_preprocessing.configs import Task
 from data_preprocessing.crop import nonzero_box
-from data_preprocessing.dataset import Dataset, DatasetError, Scan, array_faults, read_scan
+from data_preprocessing.dataset import Dataset, DatasetError, Scan, array_faults, label_faults, read_scan
 from data_preprocessing.parallel import each
 from data_preprocessing.plan import Normalization, Plan, is_anisotropic
 from data_preprocessing.resample import resampled_shape
@@ -72,9 +72,12 @@ def _examine(scan: Scan, dataset: Dataset, intensities: bool) -> Facts:
     except (ValueError, OSError) as error:
         return Facts(case=scan.case, faults=(str(error),))
     channels = len(dataset.channels) or len(image)
-    faults = array_faults(image, label, channels=channels, n_class=len(dataset.labels), empty=True)
+    n_class = len(dataset.labels)
+    of_image = array_faults(image, None, channels=channels, n_class=n_class, empty=True)
+    of_label = label_faults(label, image.shape[1:], n_class) if label is not None else ()
+    faults = [f"{scan.images[0]}: {fault}" for fault in of_image] + [f"{scan.label}: {fault}" for fault in of_label]
     if faults:
-        return Facts(case=scan.case, faults=tuple(f"{scan.images[0]}: {fault}" for fault in faults))
+        return Facts(case=scan.case, faults=tuple(faults))
     start, end = nonzero_box(image)
     return Facts(
         case=scan.case,

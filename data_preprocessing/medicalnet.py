@@ -16,6 +16,7 @@ from data_preprocessing.crop import crop, nonzero_box
 from data_preprocessing.plan import Normalization, Plan
 
 INPUT_SIZE = (56, 448, 448)
+FAR = 2.0  # how much shorter and coarser than the others an axis is that must be the depth
 
 
 def as_published(plan: Plan, shapes: Sequence[Sequence[int]], spacings_mm: Sequence[Sequence[float]]) -> Plan:
@@ -33,6 +34,11 @@ def as_published(plan: Plan, shapes: Sequence[Sequence[int]], spacings_mm: Seque
     d, h, w = np.median(voxels, axis=0).tolist()
     zscore = (Normalization(scheme="zscore"),) * len(plan.channels)
     return plan.with_(recipe="medicalnet", spacing_mm=(d, h, w), normalization=zscore, intensities_from="constants")
+
+
+def looks_depth_last(shape: Sequence[int], spacing_mm: Sequence[float]) -> bool:
+    """Whether a file's last axis is by far the shortest and coarsest, which is how slices lie behind one another."""
+    return FAR * shape[-1] <= min(shape[:-1]) and spacing_mm[-1] >= FAR * max(spacing_mm[:-1])
 
 
 def training_box(image_cdhw: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> Box:

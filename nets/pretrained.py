@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.adapt import adapt_conv, adapt_up, adapt_vector
-from nets.formats import Weights, WeightsAxes, WeightsError, count_stages, read_weights, resnet_kind
+from nets.formats import PUBLISHED_AXES, Weights, WeightsAxes, WeightsError, read_weights, resnet_kind
 from nets.report import Action, Entry, Report
 
 Transfer = Literal["encoder", "all"]
@@ -81,14 +81,34 @@ def load_pretrained(
 
 
 def _too_little(weights: Weights, report: Report, target: dict[str, Tensor], min_coverage: float) -> str:
-    stages = count_stages(target)
-    remedy = "choose the network that it was made for"
-    if stages > weights.stages and not weights.resnet:
-        remedy = f"it has {weights.stages} stages and this network {stages}: take --depth {weights.stages - 1}"
     return (
         f"{weights.path} ({weights.title}) fills {100 * report.encoder_coverage:.0f} % of this encoder, less than the "
-        f"{100 * min_coverage:.0f} % of --min_coverage; {remedy}, or lower --min_coverage"
+        f"{100 * min_coverage:.0f} % of --min_coverage; {_remedy(weights, target)}, or lower --min_coverage"
     )
+
+
+def _remedy(weights: Weights, target: dict[str, Tensor]) -> str:
+    made_for = f"it was made for {_flags(weights)}: give the same"
+    ours = resnet_kind(target)
+    if ours and not weights.resnet:
+        return (
+            f"little of another encoder fits a ResNet; {made_for}, or pre-train the ResNet itself "
+            f"(--exec_mode pretrain --encoder resnet{ours[0]})"
+        )
+    return made_for
+
+
+def _flags(weights: Weights) -> str:
+    """The flags that rebuild a file's encoder."""
+    settings = weights.content.get("network_settings", {})
+    if resnet := weights.resnet:
+        return f"--encoder resnet{resnet[0]} --shortcut {resnet[1]}"
+    if weights.format in PUBLISHED_AXES or settings.get("encoder") == "genesis":
+        return "--encoder genesis"
+    firsts = [re.fullmatch(r"encoder\.stages\.\d+\.0(\.convs\.0)?\.conv\.weight", name) for name in weights.tensors]
+    widths = [str(len(weights.tensors[first.string])) for first in firsts if first]
+    block = " --res_block" if any(first and first[1] for first in firsts) else ""
+    return f"--encoder unet{block} --filters {' '.join(widths)} --depth {len(widths) - 1}"
 
 
 def _check_resnets(weights: Weights, target: dict[str, Tensor]) -> None:

@@ -91,7 +91,7 @@ def latencies(name: str, seconds: Sequence[float], *, items: int, unit: str) -> 
 
 
 def write_record(path: Path, settings: Mapping[str, Any], results: Results) -> None:
-    """Write the JSON file; its folder is made."""
+    """Write the JSON file, and say where; its folder is made."""
     record = {
         "machine": machine(),
         "versions": versions(),
@@ -100,6 +100,7 @@ def write_record(path: Path, settings: Mapping[str, Any], results: Results) -> N
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    print(f"results for scripts/compare_benchmarks.py: {path}")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -112,8 +113,10 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror}; write it with scripts/benchmark.py") from error
-    except ValueError as error:
-        raise RecordError(f"{path} is not a benchmark's JSON file: {error}") from error
+    except ValueError as error:  # DLLogger's lines, which --logname names, are not one JSON value
+        raise RecordError(
+            f"{path} is not what scripts/benchmark.py writes to compare: give its benchmark_<mode>.json ({error})"
+        ) from error
     missing = {"machine", "versions", "settings", "results"} - set(record if isinstance(record, dict) else ())
     if missing:
         raise RecordError(f"{path} is no record of scripts/benchmark.py: it lacks {', '.join(sorted(missing))}")

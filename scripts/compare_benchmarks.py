@@ -1,6 +1,8 @@
-"""Compare two files of scripts/benchmark.py: ``python scripts/compare_benchmarks.py A.json B.json``.
+"""Compare two runs of scripts/benchmark.py, by their files benchmark_<mode>.json.
 
-Exit status 1 where a result of B is worse than A's by more than --max_regression.
+    python scripts/compare_benchmarks.py before/benchmark_train.json after/benchmark_train.json
+
+Exit status 1 where a result of the second is worse than the first's by more than --max_regression.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ SAME_SETTINGS = ("mode", "dim", "batch_size", "amp", "gpus", "nodes", "volume", 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One metric of two files; ``worse`` is the share by which the second falls behind, below 0 if it is ahead."""
+    """One metric of two files; ``worse`` is the share by which the second falls behind, below 0 if it is ahead.
+
+    Of a metric in per cent, such as the time spent waiting, it is the difference.
+    """
 
     name: str
     unit: str
@@ -51,7 +56,10 @@ def changes(before: Results, after: Results) -> list[Change]:
         old, new = before[name], after[name]
         if (old.unit, old.better) != (new.unit, new.better):
             raise RecordError(f"{name}: {old.unit} ({old.better} is better) against {new.unit} ({new.better})")
-        worse = new.value / old.value - 1 if old.better == "lower" else old.value / new.value - 1
+        if old.unit == "%":
+            worse = (new.value - old.value) / (100 if old.better == "lower" else -100)
+        else:
+            worse = new.value / old.value - 1 if old.better == "lower" else old.value / new.value - 1
         found.append(Change(name=name, unit=old.unit, before=old.value, after=new.value, worse=worse))
     if not found:
         raise RecordError("the two have no result in common, so there is nothing to compare")
@@ -77,8 +85,8 @@ def show(found: Sequence[Change], limit: float, names: tuple[str, str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
+    parser.add_argument("before", type=Path, help="benchmark_<mode>.json of the first run")
+    parser.add_argument("after", type=Path, help="of the second")
     parser.add_argument("--max_regression", default="10%", help="such as 10%% or 0.1 (default: 10%%)")
     given = parser.parse_args(argv)
     limit = share(given.max_regression)

@@ -15,19 +15,31 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_preprocessing.plan import Plan
 from nets.export import EXPORTS
 from nets.formats import WeightsError, read_weights
-from nets.published import network_of
+from nets.published import network_of, plan_and_settings
 
 
 def export(ckpt_path: Path, to: str, out: Path) -> list[str]:
     """Write ``out`` whole or not at all. Returns notes. Raises WeightsError."""
-    content, notes = EXPORTS[to](network_of(read_weights(ckpt_path)))
+    weights = read_weights(ckpt_path)
+    content, notes = EXPORTS[to](network_of(weights))
+    if to == "medicalnet" and "conv_seg.6.weight" in weights.tensors and weights.format == "own":
+        notes.append(_size_note(plan_and_settings(weights)[0]))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     torch.save(content, temporary)
     temporary.replace(out)
     return notes
+
+
+def _size_note(plan: Plan) -> str:
+    """What a file in MedicalNet's layout cannot hold: the size at which the network saw scans."""
+    size = " ".join(map(str, plan.patch_size))
+    if plan.recipe == "medicalnet":
+        return f"main.py evaluates and predicts with it under --patch_size {size}, the size that scans were resized to"
+    return f"it learnt from patches of {size} voxels, not from resized scans: to predict, take the checkpoint itself"
 
 
 def main(arguments: list[str] | None = None) -> int:

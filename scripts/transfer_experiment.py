@@ -6,7 +6,8 @@
 One fold: its training images, without their labels, pre-train a network (Models Genesis); then a few
 labelled cases of them, drawn by the seed, fine-tune it, and as many steps train the same network from
 scratch. Both are tested on the fold's validation cases, which no stage sees, with the weights of the last
-step: nothing is chosen by the test. A run that is done is not repeated, so a killed experiment goes on.
+step: nothing is chosen by the test. A run that is done is not repeated, so a killed experiment goes on; one
+that was made with other settings is refused.
 Semantic Genesis joins with --semantic, other pre-trainings with --weights NAME=FILE.
 """
 
@@ -31,7 +32,8 @@ import preprocess
 from data_preprocessing.cases import list_cases
 from data_preprocessing.plan import PLAN_FILE, Plan
 from data_preprocessing.splits import split
-from settings import run_command
+from scripts.steps import Step, settings_of
+from settings import MainSettings, PreprocessSettings, parse, run_command
 
 NFOLDS, FOLD = 5, 0
 Dice = dict[str, dict[int, list[float]]]  # arm -> labelled cases -> one mean Dice in percent a seed
@@ -126,23 +128,38 @@ def pretrained_semantic(options: argparse.Namespace, images: Path) -> Path:
         FOLD,
     ]
     places += ["--classes", 8, "--instances", 40, "--val_instances", 20, "--cube_size", 16, 16, 16]
-    if preprocess.main([str(value) for value in (*places, "--border", 0, 0, 0, "--no-tissue_filter")]):
+    places += ["--border", 0, 0, 0, "--no-tissue_filter"]
+    if preprocess.main([str(value) for value in places]):
         raise SystemExit(1)
     cubes = ["--method", "semantic", "--min_fmap", 2, "--batch_size", 32, "--scheduler", "--learning_rate", 0.003]
     gentle = ["--genesis", "elastic_sigma=4", "elastic_alpha=100"]  # cubes have a quarter of the published side
-    return learnt(options, images, "pretrained_semantic", [*cubes, *batches, *gentle])
+    return learnt(options, images, "pretrained_semantic", [*cubes, *batches, *gentle], places, features)
 
 
-def learnt(options: argparse.Namespace, images: Path, name: str, argv: Sequence[object]) -> Path:
-    """Best checkpoint of a pre-training, which runs where it is not done yet."""
-    results = options.work / name
-    done = results / "done.json"
-    if not done.is_file():
-        shutil.rmtree(results / "checkpoints", ignore_errors=True)  # of a killed run: its seconds would not count
-        seconds = run(options, results, ["--exec_mode", "pretrain", "--data", images, *argv])
-        (best,) = (path for path in (results / "checkpoints").glob("*.ckpt") if path.stem != "last")
-        done.write_text(json.dumps({"checkpoint": str(best), "seconds": seconds}) + "\n", encoding="utf-8")
-    return Path(json.loads(done.read_text(encoding="utf-8"))["checkpoint"])
+def learnt(
+    options: argparse.Namespace,
+    images: Path,
+    name: str,
+    argv: Sequence[object],
+    places: Sequence[object] = (),
+    features: Path | None = None,
+) -> Path:
+    """Best checkpoint of a pre-training, which runs where it is not done yet.
+
+    ``places`` are the arguments and ``features`` the source of the patterns that it learns, if any.
+    """
+    sources = {"images": images} | ({"features": features} if features else {})
+    flags = common_flags(options, options.work / name, ["--exec_mode", "pretrain", "--data", images, *argv])
+    patterns = settings_of(parse(PreprocessSettings, list(map(str, places)), "")) if places else {}
+    step = Step(
+        folder=options.work / name, settings=patterns | settings_of(parse(MainSettings, flags, "")), sources=sources
+    )
+    if step.result() is None:
+        shutil.rmtree(step.folder / "checkpoints", ignore_errors=True)  # a stopped run's: its seconds are not known
+        seconds = run(flags)
+        (best,) = (path for path in (step.folder / "checkpoints").glob("*.ckpt") if path.stem != "last")
+        step.finish(checkpoint=best.name, seconds=seconds)
+    return step.folder / "checkpoints" / str(step.recorded["checkpoint"])
 
 
 def fine_tuned(
@@ -150,39 +167,38 @@ def fine_tuned(
 ) -> float:
     """Mean Dice in percent over the fold's validation cases after the last step."""
     results = options.work / f"{arm.replace(' ', '_').lower()}_n={cases}_seed={seed}"
-    done = results / "done.json"
-    if not done.is_file():
-        argv = ["--data", folder, "--train_cases", cases, "--seed", seed, "--epochs", 1, "--steps_per_epoch"]
-        argv += [
-            options.steps,
-            "--scheduler",
-            "polynomial",
-            "--learning_rate",
-            options.learning_rate,
-            "--batch_size",
-            2,
-        ]
-        argv += ["--no-save_ckpt"]
-        if options.mirror_axes is not None:
-            argv += ["--mirror_axes", *options.mirror_axes]
-        if weights is not None:
-            argv += ["--pretrained", weights, "--transfer", options.transfer]
-        seconds = run(options, results, argv)
+    argv = ["--data", folder, "--train_cases", cases, "--seed", seed, "--epochs", 1, "--steps_per_epoch", options.steps]
+    argv += ["--scheduler", "polynomial", "--learning_rate", options.learning_rate, "--batch_size", 2, "--no-save_ckpt"]
+    if options.mirror_axes is not None:
+        argv += ["--mirror_axes", *options.mirror_axes]
+    sources = {"preprocessed folder": folder}
+    if weights is not None:
+        argv += ["--pretrained", weights, "--transfer", options.transfer]
+        sources["pre-training"] = weights
+    flags = common_flags(options, results, argv)
+    step = Step(folder=results, settings=settings_of(parse(MainSettings, flags, "")), sources=sources)
+    if step.result() is None:
+        seconds = run(flags)
         logged = [
             json.loads(line.removeprefix("DLLL "))
             for line in (results / "logs.json").read_text(encoding="utf-8").splitlines()
         ]
         dice = next(record["data"]["Dice"] for record in logged if record["step"] == 0)
-        done.write_text(json.dumps({"dice": dice, "seconds": seconds}) + "\n", encoding="utf-8")
-    return float(json.loads(done.read_text(encoding="utf-8"))["dice"])
+        step.finish(dice=dice, seconds=seconds)
+    return float(step.recorded["dice"])
 
 
-def run(options: argparse.Namespace, results: Path, argv: Sequence[object]) -> float:
-    """main.py in this process; the seconds that it took."""
+def common_flags(options: argparse.Namespace, results: Path, argv: Sequence[object]) -> list[str]:
+    """main.py's arguments with those that all runs share."""
     common = ["--results", results, "--nfolds", NFOLDS, "--fold", FOLD, "--depth", len(options.filters) - 1]
     common += ["--filters", *options.filters, "--num_workers", 0, "--amp", "--layout", "NDHWC"]
+    return [str(value) for value in (*argv, *common)]
+
+
+def run(flags: list[str]) -> float:
+    """main.py in this process; the seconds that it took."""
     started = time.perf_counter()
-    if command.main([str(value) for value in (*argv, *common)]):
+    if command.main(flags):
         raise SystemExit(1)
     return time.perf_counter() - started
 

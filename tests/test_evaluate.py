@@ -167,6 +167,10 @@ def test_empty_and_missing_folders_are_named(folders, tmp_path):
     preds, labels = folders
     with pytest.raises(evaluate.EvaluationError, match="holds no predictions"):
         run(preds, labels)
+    (preds / "predictions_last_task=04_fold=0").mkdir()
+    write_volume(preds / "predictions_last_task=04_fold=0" / "a.nii.gz", label_map(), GEOMETRY)
+    with pytest.raises(evaluate.EvaluationError, match=r"there are some in '.*/predictions_last_task=04_fold=0'"):
+        run(preds, labels)
     write_volume(preds / "a.nii.gz", label_map(), GEOMETRY)
     with pytest.raises(evaluate.EvaluationError, match="holds no labels"):
         run(preds, labels)

@@ -141,6 +141,7 @@ def test_the_published_network_is_fine_tuned(dataset, tmp_path, capsys):
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
     out = tmp_path / "epoch_2.pth.tar"
     assert export(["--ckpt_path", str(ready[1]), "--to", "medicalnet", "--out", str(out)]) == 0
+    assert "main.py evaluates and predicts with it under --patch_size 16 32 24" in capsys.readouterr().out
     theirs = ["--ckpt_path", out, "--gpus", 0, "--results", tmp_path / "theirs", "--patch_size", 16, 32, 24]
     assert run("--exec_mode", "evaluate", "--img_list", list_file, *theirs) == 0
     same = re.search(r"Dice (\S+) over 6 cases", capsys.readouterr().out)[1]
@@ -218,7 +219,9 @@ def test_a_published_checkpoint_is_evaluated_as_published(dataset, tmp_path, cap
     net = published(tmp_path / "epoch_3.pth.tar", depth, shortcut)
     flags = ["--ckpt_path", tmp_path / "epoch_3.pth.tar", "--gpus", 0, "--results", tmp_path, "--patch_size", *size]
     assert run("--exec_mode", "evaluate", "--img_list", dataset / "val.txt", *flags) == 0
-    shown = re.search(r"Dice (\S+) over 2 cases \(class 1 (\S+), class 2 (\S+)\)", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "Scans are resized to 24x32x40 (D, H, W); --patch_size D H W where" in out
+    shown = re.search(r"Dice (\S+) over 2 cases \(class 1 (\S+), class 2 (\S+)\)", out)
     printed = [float(value) for value in shown.groups()]
     logged = json.loads((tmp_path / "logs.json").read_text().splitlines()[-1][5:])
     assert logged["step"] == []

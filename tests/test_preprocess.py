@@ -144,7 +144,8 @@ def test_every_bad_case_is_listed_at_once_and_the_good_ones_are_done(tmp_path, c
         "phantom_000": "imagesTr/phantom_000.nii.gz is damaged or cut short",
         "phantom_001": "labelsTr/phantom_001.nii.gz do not match: shapes",
         "phantom_002": "labelsTr/phantom_002.nii.gz do not match: affines differ: corners lie up to 5 mm apart",
-        "phantom_003": "label values [4, 8] are not among the dataset's 0 to 2; add them or relabel",
+        "phantom_003": "labelsTr/phantom_003.nii.gz: label values [4, 8] are not among the dataset's 0 to 2; relabel, "
+        'or add them to "labels" in dataset.json',
         "phantom_004": "imagesTr/phantom_004.nii.gz: 1 voxels are NaN or infinite",
         "phantom_005": "imagesTr/phantom_005.nii.gz does not exist",
     }

@@ -90,6 +90,19 @@ def test_folders_that_are_no_dataset(tmp_path):
         read_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["_label", "_seg", "_mask", "-labels", "_GT"])
+def test_label_maps_beside_their_scans_are_not_taken_as_scans(tmp_path, suffix):
+    touch(tmp_path, "x.nii.gz", f"x{suffix}.nii.gz", "y_0000.nii.gz", f"y{suffix}.nii.gz", "other_mask.nii.gz")
+    with pytest.raises(
+        DatasetError, match=f"2 are named as label maps of others: x{suffix}.nii.gz, y{suffix}"
+    ) as raised:
+        read_dataset(tmp_path)
+    assert '"image label" lines' in str(raised.value) and "labelsTr" in str(raised.value)
+    for case in "xy":
+        (tmp_path / f"{case}{suffix}.nii.gz").unlink()
+    assert len(read_dataset(tmp_path).training) == 3
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

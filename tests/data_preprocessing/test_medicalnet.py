@@ -105,6 +105,19 @@ def test_a_list_becomes_cases_of_one_size(listed, tmp_path):
     np.testing.assert_array_equal(open_array(tmp_path / "again" / "brains_train_3d", "3", "x"), before)
 
 
+def test_files_whose_depth_comes_last_are_warned_of(listed, tmp_path, capsys):
+    assert run(listed, tmp_path, "--recipe", "medicalnet", "--patch_size", *map(str, SIZE)) == 0
+    assert "warning" not in capsys.readouterr().out
+    image, label = scan_with_border()
+    for folder, array in (("images", image), ("labels", label)):
+        turned = nibabel.Nifti1Image(array[0, :6].transpose(2, 1, 0), np.diag([0.5, 1.0, 4.0, 1.0]))
+        nibabel.save(turned, listed.parent / folder / "3.nii.gz")
+    assert run(listed, tmp_path / "turned", "--recipe", "medicalnet", "--patch_size", *map(str, SIZE)) == 0
+    out = capsys.readouterr().out
+    assert "warning: 1 of 5 scans look as if their depth came last, such as 20 x 16 x 6 voxels of 0.5 x 1 x 4 mm" in out
+    assert "store them depth first, or leave --recipe out" in out
+
+
 def test_a_list_with_the_default_recipe(listed, tmp_path):
     assert run(listed, tmp_path, "--patch_size", "8", "16", "16") == 0
     plan = Plan.load(tmp_path / "brains_train_3d")

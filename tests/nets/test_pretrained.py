@@ -151,10 +151,31 @@ def test_too_little_coverage_changes_nothing(tmp_path):
     path, _ = checkpoint(tmp_path, depth=1)
     other = net_of(filters=(64, 128, 256, 320, 320))
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"w.ckpt .* fills \d % of .* less than the 50 % .* take --depth 1"):
+    with pytest.raises(
+        WeightsError,
+        match=r"w.ckpt .* fills \d % of .* less than the 50 % .* for --encoder unet --filters 8 12 --depth 1: give",
+    ):
         load_pretrained(other, path)
     assert all(v.equal(before[k]) for k, v in other.state_dict().items())
     assert load_pretrained(other, path, min_coverage=0.0).encoder_coverage < 0.5
+
+
+def test_the_flags_of_the_message_rebuild_the_encoder(tmp_path):
+    path, _ = checkpoint(tmp_path, filters=(8, 12, 16, 20), depth=3, res_block=True)
+    made_for = "--encoder unet --res_block --filters 8 12 16 20 --depth 3"
+    with pytest.raises(WeightsError, match=f"it was made for {made_for}: give the same, or lower"):
+        load_pretrained(net_of(filters=(32, 64, 128, 256, 320)), path)
+    assert load_pretrained(net_of(filters=(8, 12, 16, 20), depth=3, res_block=True), path).encoder_coverage == 1.0
+
+
+def test_little_of_a_unet_fits_a_resnet_and_the_message_says_so(tmp_path):
+    path, _ = checkpoint(tmp_path, filters=(8, 12, 16, 20), depth=3)
+    for depth in (3, 5):
+        with pytest.raises(WeightsError, match="little of another encoder fits a ResNet; it was made for") as raised:
+            load_pretrained(net_of(encoder="resnet10", depth=depth), path)
+        assert "--exec_mode pretrain --encoder resnet10" in str(raised.value) and "take --depth" not in str(
+            raised.value
+        )
 
 
 def test_batch_statistics_into_moving_ones_take_the_bias_along(tmp_path):

@@ -11,10 +11,13 @@ from scripts import compare_benchmarks
 from scripts.benchmark_record import Metric, RecordError, latencies, write_record
 
 
-def record(path: Path, *, rate: float = 100.0, latency: float = 10.0, batch_size: int = 2, unit: str = "ms") -> Path:
+def record(
+    path: Path, *, rate: float = 100.0, latency: float = 10.0, batch_size: int = 2, unit: str = "ms", wait: float = 0
+) -> Path:
     results = {
         "throughput": Metric(value=rate, unit="images/s", better="higher"),
         "latency": Metric(value=latency, unit=unit, better="lower"),
+        "wait": Metric(value=wait, unit="%", better="lower"),
     }
     write_record(path, {"mode": "train", "batch_size": batch_size}, results)
     return path
@@ -35,6 +38,13 @@ def test_a_regression_beyond_the_limit_fails(tmp_path: Path, capsys: pytest.Capt
     assert compare(before, record(tmp_path / "b.json", rate=300, latency=1), "--max_regression", "0") == 0
 
 
+def test_percentages_are_compared_by_their_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record(tmp_path / "a.json", wait=0)
+    assert compare(before, record(tmp_path / "b.json", wait=9)) == 0
+    assert compare(before, record(tmp_path / "b.json", wait=11)) == 1
+    assert "worse by more than 10 %: wait" in capsys.readouterr().out
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     before = record(tmp_path / "a.json")
     with pytest.raises(RecordError, match=r"batch_size 2, .*b\.json with 4: not comparable"):
@@ -46,6 +56,9 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="below 0"):
         compare(before, before, "--max_regression=-3%")
     with pytest.raises(RecordError, match=r"c.json: No such file"):
+        compare(before, tmp_path / "c.json")
+    (tmp_path / "c.json").write_text("DLLL {}\nDLLL {}\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"give its benchmark_<mode>\.json"):
         compare(before, tmp_path / "c.json")
     (tmp_path / "c.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RecordError, match=r"c.json is no record .* it lacks machine"):

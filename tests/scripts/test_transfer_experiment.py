@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from scripts import transfer_experiment
+from scripts.steps import StepError
 from scripts.transfer_experiment import draw, fine_tuned, parse_arguments, table
 from tests.conftest import make_plan
 
@@ -29,6 +30,7 @@ def options(tmp_path):
 
 def test_a_run_that_is_done_is_not_repeated(options, tmp_path, monkeypatch):
     calls = []
+    more_steps = parse_arguments(["--dataset", str(tmp_path / "data"), "--work", str(tmp_path), "--steps", "8"])
 
     def main(argv):
         calls.append(argv)
@@ -42,6 +44,12 @@ def test_a_run_that_is_done_is_not_repeated(options, tmp_path, monkeypatch):
     for _ in range(2):
         dice = fine_tuned(options, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
         assert dice == 81.5
+    assert len(calls) == 1
+    with pytest.raises(StepError, match=r"models_genesis_n=5_seed=2 was made with --steps_per_epoch 7, not 8: give"):
+        fine_tuned(more_steps, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
+    (tmp_path / "best.ckpt").write_text("other weights")
+    with pytest.raises(StepError, match="was made from another pre-training"):
+        fine_tuned(options, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
     assert len(calls) == 1
     given = " ".join(calls[0])
     for wanted in ("--train_cases 5", "--seed 2", "--steps_per_epoch 7", "--transfer encoder", "best.ckpt", "--fold 0"):
