@@ -120,7 +120,7 @@ def _unknown_arguments(argv: Sequence[str], unknown: Sequence[str], known: dict[
     """Faults: flags that do not exist, and values beyond the one that a flag takes, as a shell's pattern gives."""
     faults = []
     for flag in (text for text in unknown if text.startswith("-")):
-        faults.append(f"unknown flag {flag}{did_you_mean(flag.partition('=')[0], list(known))}")
+        faults.append(f"unrecognized arguments: {flag}{did_you_mean(flag.partition('=')[0], list(known))}")
     values: dict[str, list[str]] = {}
     flag = ""
     for text in argv:

@@ -82,10 +82,10 @@ def test_unknown_and_abbreviated_flags_are_refused(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--step_per_epoch", "3"], "unknown flag --step_per_epoch: did you mean --steps_per_epoch?"),
-        (["--batch-size=3"], "unknown flag --batch-size=3: did you mean --batch_size?"),
+        (["--step_per_epoch", "3"], "unrecognized arguments: --step_per_epoch: did you mean --steps_per_epoch?"),
+        (["--batch-size=3"], "unrecognized arguments: --batch-size=3: did you mean --batch_size?"),
         (["--no-save_ckp"], "did you mean --no-save_ckpt?"),
-        (["--zzz"], "unknown flag --zzz\n"),
+        (["--zzz"], "unrecognized arguments: --zzz\n"),
         (["-w", "a.ckpt", "b.ckpt"], "-w takes one value (one file), not these 2: a.ckpt, b.ckpt"),
         (["stray", "--amp"], "values without a flag: stray"),
         (["--amp", "yes"], "unrecognized arguments: yes"),
