@@ -8,6 +8,7 @@ and the preset over the defaults.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 import tomllib
@@ -99,12 +100,15 @@ def parse(kind: type[S], argv: Sequence[str] | None, description: str) -> S:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
     types_ = typing.get_type_hints(kind)
+    known: dict[str, bool] = {}  # spellings, and whether they take several values
     for entry in fields(kind):  # type: ignore[arg-type]
-        _add_flag(parser, entry.name, types_[entry.name], entry.default, entry.metadata)
-    given: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(argv)).items()
-    }
+        action = _add_flag(parser, entry.name, types_[entry.name], entry.default, entry.metadata)
+        known |= dict.fromkeys(action.option_strings, action.nargs in ("*", "+"))
+    argv = sys.argv[1:] if argv is None else argv
+    found, unknown = parser.parse_known_args(argv)
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(found).items()}
     try:
+        _raise(_unknown_arguments(argv, unknown, known))
         if given.get("config"):
             given = _read_config(kind, types_, Path(given["config"])) | given
         return kind(**PRESETS.get(given.get("preset"), {}) | given)
@@ -112,15 +116,41 @@ def parse(kind: type[S], argv: Sequence[str] | None, description: str) -> S:
         parser.error(str(error))
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, metadata: Any) -> None:
+def _unknown_arguments(argv: Sequence[str], unknown: Sequence[str], known: dict[str, bool]) -> list[str]:
+    """Faults: flags that do not exist, and values beyond the one that a flag takes, as a shell's pattern gives."""
+    faults = []
+    for flag in (text for text in unknown if text.startswith("-")):
+        faults.append(f"unrecognized arguments: {flag}{did_you_mean(flag.partition('=')[0], list(known))}")
+    values: dict[str, list[str]] = {}
+    flag = ""
+    for text in argv:
+        if text.startswith("-"):
+            flag, _, value = text.partition("=")
+            values[flag] = [value] if value else []
+        else:
+            values.setdefault(flag, []).append(text)
+    for flag, given in values.items():
+        if not flag:
+            faults.append(f"values without a flag: {' '.join(given)}")
+        elif not known.get(flag, True) and len(given) > 1 and given[-1] in unknown:
+            faults.append(f"{flag} takes one value (one file), not these {len(given)}: {', '.join(given)}")
+    return faults or [f"unrecognized arguments: {' '.join(unknown)}"] * bool(unknown)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """``: did you mean ...?`` where a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, metadata: Any) -> argparse.Action:
     flags = [f"--{name}", *metadata["flags"]]
     kind, optional, many = _unwrap(kind)
     shown = "required" if default is MISSING else f"default: {default}"
     options: dict[str, Any] = {"dest": name, "help": f"{metadata['help']} ({shown})".replace("%", "%%")}
     options["required"] = default is MISSING
     if kind is bool:
-        parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **options)
-        return
+        return parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **options)
     if typing.get_origin(kind) is Literal:
         options["choices"] = typing.get_args(kind)
         kind = type(options["choices"][0])
@@ -128,7 +158,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, kind: Any, default: An
         options["nargs"] = "*" if optional else "+"
     if metadata["const"] is not None:
         options |= {"nargs": "?", "const": metadata["const"]}
-    parser.add_argument(*flags, type=kind, **options)
+    return parser.add_argument(*flags, type=kind, **options)
 
 
 def _unwrap(kind: Any) -> tuple[Any, bool, bool]:
@@ -153,9 +183,10 @@ def _read_config(kind: Any, types_: dict[str, Any], path: Path) -> dict[str, Any
         raise SettingsError(f"--config {path} is neither TOML (*.toml) nor JSON: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"--config {path} does not hold names and values")
-    known = {entry.name for entry in fields(kind)} - {"config"}
-    if unknown := sorted(set(values) - known):
-        raise SettingsError(f"--config {path}: unknown settings {', '.join(unknown)}")
+    known = sorted({entry.name for entry in fields(kind)} - {"config"})
+    if unknown := sorted(set(values) - set(known)):
+        named = ", ".join(name + did_you_mean(name, known) for name in unknown)
+        raise SettingsError(f"--config {path}: unknown settings {named}")
     faults = []
     for name, value in values.items():
         try:
@@ -197,9 +228,13 @@ def _fold(settings: Any) -> list[str]:
     return faults
 
 
-def preprocessed_folder(data: Path, task: str | None, dim: int, part: str = "") -> Path:
-    """Where the cases lie: ``/data/<task>_<dim>d/<part>`` while --data is left at /data, else --data itself."""
-    return data / f"{task.zfill(2)}_{dim}d" / part if data == Path("/data") and task else data
+def preprocessed_folder(data: Path, task: str | None, dim: int, part: str = "", *, below: bool = False) -> Path:
+    """Where the cases lie: ``/data/<task>_<dim>d/<part>`` while --data is left at /data, else --data itself.
+
+    ``below`` finds the task's folder below any --data.
+    """
+    below = below or data == Path("/data")
+    return data / f"{task.zfill(2)}_{dim}d" / part if below and task else data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -630,8 +665,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command again goes on from here (main.py: with --resume_training)")
+    except KeyboardInterrupt as stop:  # which may say more
+        words = str(stop) or "interrupted; the same command again goes on from here (main.py: with --resume_training)"
+        print(words, file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and type(error).__module__ == "builtins":
             raise

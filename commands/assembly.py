@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from data_loading.class_loader import ClassDataModule, read_classes
 from data_loading.data_module import LoaderSettings, SegmentationDataModule
 from data_loading.sampling import AugmentationSettings
 from data_preprocessing.cases import list_cases
-from data_preprocessing.plan import Plan
+from data_preprocessing.plan import PLAN_FILE, Plan, PlanError
 from data_preprocessing.regions import brats_regions
 from data_preprocessing.splits import draw_cases, split
 from inference.sliding_window import SlidingWindow
@@ -26,17 +27,19 @@ from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
 from nets.formats import read_weights
 from nets.pretrained import load_pretrained
-from settings import MainSettings, as_json
+from settings import MainSettings, as_json, preprocessed_folder
 from training.affinity import Binding, bind_rank
 from training.callbacks import EpochLog, LateEvaluation, Profile
 from training.checkpoint import Checkpoint, CheckpointError, Kind, WholeFiles, read_checkpoint
 from training.classification import ClassificationModule
 from training.compilation import CompiledSteps
 from training.dllogger_backend import FILE_ONLY, RunLogger
+from training.learning import LearningModule
 from training.memory import keep_freed_memory
 from training.optimization import OptimizationSettings
 from training.segmentation import SegmentationModule
 
+LAST = "last.ckpt"
 CLASS_SETTINGS = ("loss", "hidden")  # of a classifier, that its checkpoint decides
 
 
@@ -52,9 +55,26 @@ def checkpoint_of(settings: MainSettings, kind: Kind = "segmentation") -> Checkp
     return checkpoint
 
 
+def load_plan(settings: MainSettings) -> Plan:
+    """The preprocessed folder's plan.
+
+    Raises:
+        PlanError: without one; where --data names the folder above, the message names the folder itself.
+    """
+    folder = settings.folder
+    if settings.task is not None and folder == settings.data and not (folder / PLAN_FILE).is_file():
+        meant = preprocessed_folder(folder, settings.task, settings.dim, below=True)
+        give = f"give --data {meant}" if (meant / PLAN_FILE).is_file() else "run preprocess.py first"
+        raise PlanError(
+            f"{folder / PLAN_FILE} does not exist: --data names the preprocessed folder itself, and --task plays no "
+            f"part in finding it once --data is given; {give}"
+        )
+    return Plan.load(folder)
+
+
 def training_plan(settings: MainSettings) -> Plan:
     """The folder's plan with the axes that training mirrors."""
-    plan = Plan.load(settings.folder)
+    plan = load_plan(settings)
     return plan if settings.mirror_axes is None else plan.with_(mirror_axes=settings.mirror_axes)
 
 
@@ -66,9 +86,7 @@ def fold_cases(settings: MainSettings) -> tuple[list[str], list[str]]:
     return train_cases, val_cases
 
 
-def start_weights(
-    settings: MainSettings, network: torch.nn.Module, plan: Plan, kind: Kind, resume: Path | None
-) -> frozenset[str]:
+def start_weights(settings: MainSettings, module: LearningModule, plan: Plan, resume: Path | None) -> frozenset[str]:
     """Fill a new network from --ckpt_path (the very network) or --pretrained (any other), if either is given.
 
     Returns:
@@ -78,12 +96,12 @@ def start_weights(
         return frozenset()
     if settings.ckpt_path is not None:
         start = read_checkpoint(settings.ckpt_path)
-        start.check_kind(kind)
+        start.check_kind(module.learns)
         start.check_plan(plan, settings.folder)
-        start.fill(network)
+        start.fill(module.network, module.network_settings)
     elif settings.pretrained is not None:
         report = load_pretrained(
-            network,
+            module.network,
             settings.pretrained,
             transfer=settings.transfer,
             min_coverage=settings.min_coverage / 100,
@@ -116,11 +134,18 @@ def find_resumable(settings: MainSettings, plan: Plan) -> Path | None:
     """The checkpoint that --resume_training continues from.
 
     Raises:
-        CheckpointError: where there is none, or where its run had other settings or another plan.
+        CheckpointError: where there is none, or where its run had other settings or another plan; for a run that
+            begins anew and would replace the last checkpoint of another.
     """
+    last = settings.checkpoint_folder / LAST
     if not settings.resume_training:
+        if last.is_file() and settings.save_ckpt and not settings.benchmark:
+            raise CheckpointError(
+                f"{last} belongs to an earlier run, which this one would replace: --resume_training goes on with it; "
+                "to begin anew, give another --results or remove the file"
+            )
         return None
-    path = settings.ckpt_path or settings.checkpoint_folder / "last.ckpt"
+    path = settings.ckpt_path or last
     checkpoint = read_checkpoint(path)
     checkpoint.check_run(as_json(settings))
     checkpoint.check_plan(plan, settings.cubes or settings.folder)
@@ -189,6 +214,16 @@ def windows_of(settings: MainSettings, plan: Plan) -> SlidingWindow:
     )
 
 
+def flipped_axes(settings: MainSettings, plan: Plan) -> tuple[int, ...]:
+    """The axes that test-time augmentation flips, none without --tta; says where --tta flips none either."""
+    if not settings.tta:
+        return ()
+    axes = plan.mirror_axes if settings.tta_axes is None else settings.tta_axes
+    if not axes and global_rank() == 0:
+        print("note: --tta changes nothing: training mirrored no axis (--tta_axes names others)", file=sys.stderr)
+    return axes
+
+
 def build_module(plan: Plan, settings: MainSettings, checkpoint: Checkpoint | None = None) -> SegmentationModule:
     """A new network, or the one that a checkpoint holds, with everything it needs to train and predict."""
     brats = settings.brats if checkpoint is None else checkpoint.settings["brats"]
@@ -200,7 +235,6 @@ def build_module(plan: Plan, settings: MainSettings, checkpoint: Checkpoint | No
         network_settings, network = checkpoint.network, checkpoint.build()
     if settings.sync_batchnorm:
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    tta_axes = plan.mirror_axes if settings.tta_axes is None else settings.tta_axes
     assert settings.loss != "bce"  # the settings leave that to classification
     return SegmentationModule(
         plan,
@@ -208,7 +242,7 @@ def build_module(plan: Plan, settings: MainSettings, checkpoint: Checkpoint | No
         network_settings,
         windows=windows_of(settings, plan),
         optimization=optimization_of(settings),
-        tta_axes=tta_axes if settings.tta else (),
+        tta_axes=flipped_axes(settings, plan),
         regions=regions,
         focal=settings.focal,
         loss=settings.loss,
@@ -266,7 +300,9 @@ def training_callbacks(
         folder = settings.checkpoint_folder
         callbacks += [  # both at the end of an epoch, after its record, so that either can be resumed from
             ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=True),
-            ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
+            ModelCheckpoint(
+                folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False
+            ),
         ]
     return callbacks
 

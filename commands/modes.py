@@ -22,6 +22,7 @@ from commands.assembly import (
     find_resumable,
     fold_cases,
     gpu_of,
+    load_plan,
     loader_of,
     open_log,
     start_weights,
@@ -29,12 +30,12 @@ from commands.assembly import (
     training_plan,
     with_encoder,
 )
+from commands.fitting import fit
 from commands.pretraining import pretraining_of, write_scan_features
 from commands.segmenting import evaluate_list, source_of, write_predictions
 from data_loading.data_module import patch_loader
 from data_loading.genesis_loader import GenesisDataModule
 from data_preprocessing.cases import CaseError, list_cases
-from data_preprocessing.plan import Plan
 from data_preprocessing.splits import split
 from settings import MainSettings
 from training.callbacks import StopWatch, describe_latency, latency_summary
@@ -65,13 +66,13 @@ def pretrain(settings: MainSettings) -> int:
     work = pretraining_of(settings)
     module = work.module
     resume = find_resumable(settings, module.plan)
-    start_weights(settings, module.network, module.plan, module.learns, resume)
+    start_weights(settings, module, module.plan, resume)
     logger = open_log(settings, append=resume is not None)
     callbacks = training_callbacks(settings, logger, f"{module.learns}-{{epoch}}-{{loss:.5f}}", "min")
     trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
     loading, device_id = loader_of(settings), gpu_of(trainer)
     data = GenesisDataModule(work.train, work.validation, module.plan, loading, work.genesis, device_id)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    fit(settings, trainer, module, data, (len(work.train.names), len(work.validation.names)), resume)
     write_scan_features(settings, module, trainer)
     return 0
 
@@ -85,7 +86,7 @@ def train(settings: MainSettings) -> int:
     resume = find_resumable(settings, plan)
     seed_everything(settings.seed, verbose=False)
     module = build_module(plan, settings)
-    module.new_layers = start_weights(settings, module.network, plan, "segmentation", resume)
+    module.new_layers = start_weights(settings, module, plan, resume)
     logger = open_log(settings, append=resume is not None)
     watch = StopWatch(settings.warmup, settings.batch_size)
     callbacks: list[Callback] = [watch]
@@ -93,7 +94,7 @@ def train(settings: MainSettings) -> int:
         callbacks = training_callbacks(settings, logger, "{epoch}-{dice:.2f}", "max")
     trainer = build_trainer(settings, callbacks)
     data = data_of(settings, plan, train_cases, val_cases, trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    fit(settings, trainer, module, data, (len(train_cases), len(val_cases)), resume)
     if settings.benchmark:
         if not watch.result:
             raise CaseError(f"--train_batches leaves nothing to measure after --warmup {settings.warmup}")
@@ -107,12 +108,12 @@ def train_classifier(settings: MainSettings) -> int:
     resume = find_resumable(settings, plan)
     seed_everything(settings.seed, verbose=False)
     module = build_class_module(plan, settings)
-    module.new_layers = start_weights(settings, module.network, plan, "classification", resume)
+    module.new_layers = start_weights(settings, module, plan, resume)
     logger = open_log(settings, append=resume is not None)
     callbacks = training_callbacks(settings, logger, "classification-{epoch}-{loss:.4f}", "min")
     trainer = build_trainer(settings, callbacks)
     data = class_data_of(settings, module, trainer)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    fit(settings, trainer, module, data, (len(data.train_cases), len(data.val_cases)), resume)
     if trainer.is_global_zero and module.scores is not None:
         write_scores(settings.results, module)
     return 0
@@ -121,7 +122,7 @@ def train_classifier(settings: MainSettings) -> int:
 def evaluate_classifier(settings: MainSettings) -> int:
     """Accuracy, AUC and confusion matrix of a checkpoint on the fold's validation scans."""
     checkpoint = checkpoint_of(settings, "classification")
-    checkpoint.check_plan(Plan.load(settings.folder), settings.folder)
+    checkpoint.check_plan(load_plan(settings), settings.folder)
     module = build_class_module(checkpoint.plan, settings, checkpoint)
     trainer = build_trainer(settings, [RichProgressBar()])
     trainer.validate(module, datamodule=class_data_of(settings, module, trainer), verbose=False)
@@ -139,13 +140,14 @@ def evaluate(settings: MainSettings) -> int:
     if settings.img_list is not None:
         return evaluate_list(settings, source_of(settings))
     checkpoint = checkpoint_of(settings)
-    checkpoint.check_plan(Plan.load(settings.folder), settings.folder)
+    checkpoint.check_plan(load_plan(settings), settings.folder)
     _, val_cases = split(list_cases(settings.folder), settings.nfolds, settings.fold)
     module = build_module(checkpoint.plan, settings, checkpoint)
     trainer = build_trainer(settings, [RichProgressBar()])
     trainer.validate(module, datamodule=data_of(settings, checkpoint.plan, [], val_cases, trainer), verbose=False)
     if trainer.is_global_zero:
         open_log(settings, append=True).log(step=(), data=module.evaluation())
+        print(module.said)
     if settings.save_preds:
         return write_predictions(settings, checkpoint, val_cases)
     return 0
@@ -158,7 +160,7 @@ def predict(settings: MainSettings) -> int:
     if settings.input is not None:
         return write_predictions(settings, source_of(settings), None)
     checkpoint = checkpoint_of(settings)
-    checkpoint.check_plan(Plan.load(settings.folder), settings.folder)
+    checkpoint.check_plan(load_plan(settings), settings.folder)
     cases = list_cases(settings.folder)
     if settings.folder.name == "val":  # holds every training case; the fold's validation cases are unseen
         _, cases = split(cases, settings.nfolds, settings.fold)
@@ -173,7 +175,7 @@ def benchmark_predict(settings: MainSettings) -> int:
     Without a checkpoint the plan's network runs with random weights: their values cost no time.
     """
     checkpoint = checkpoint_of(settings) if settings.ckpt_path else None
-    plan = checkpoint.plan if checkpoint else Plan.load(settings.folder)
+    plan = checkpoint.plan if checkpoint else load_plan(settings)
     fabric = build_fabric(settings)
     module = build_module(plan, settings, checkpoint)
     network = fabric.to_device(module.network).eval()

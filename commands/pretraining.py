@@ -8,7 +8,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from commands.assembly import fold_cases, network_of, optimization_of
+from commands.assembly import fold_cases, load_plan, network_of, optimization_of
 from data_loading.genesis import GenesisSettings
 from data_loading.genesis_loader import CasePatches, CubePatches, Patches, cube_plan
 from data_loading.pattern_patches import PatternPatches, PublishedPatterns, ScanPatches
@@ -115,7 +115,7 @@ def _semantic(settings: MainSettings) -> Pretraining:
 
 def _plan(settings: MainSettings) -> Plan:
     """The folder's, without mirroring: where the corruption mirrors, it does so by itself."""
-    return Plan.load(settings.folder).with_(mirror_axes=())
+    return load_plan(settings).with_(mirror_axes=())
 
 
 def _check_scans(folder: Path, cases: tuple[str, ...], index: Path) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -249,7 +252,8 @@ class PatchLoader:
             py_num_workers=max(1, spec.num_workers),
             py_start_method="spawn",  # fork is refused once CUDA has started
         )
-        self._run.build()
+        with _uninterrupted_children():
+            self._run.build()
         self._next_step = global_step
 
     def close(self) -> None:
@@ -257,6 +261,20 @@ class PatchLoader:
         if self._run is not None:
             self._run, self._next_step = None, -1
             gc.collect()  # a pipeline that is left to the interpreter's exit can block it
+
+
+@contextmanager
+def _uninterrupted_children() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, which the terminal sends to them too: this one stops them.
+
+    A blocked signal stays blocked in a new process; here it is only put off.
+    """
+    resource_tracker.ensure_running()  # where the first process to start does this, it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_shared_memory(spec: PipelineSpec) -> None:

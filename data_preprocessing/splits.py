@@ -24,7 +24,9 @@ def split(cases: Sequence[str], nfolds: int, fold: int) -> tuple[list[str], list
     if not 0 <= fold < nfolds:
         raise SplitError(f"--fold {fold} is not among the {nfolds} folds 0 to {nfolds - 1}")
     if nfolds < 2 or len(names) < nfolds:
-        raise SplitError(f"{len(names)} cases cannot make {nfolds} folds; use --nfolds between 2 and {len(names)}")
+        fewest = {0: "preprocess some", 1: "at least 2 are needed", 2: "use --nfolds 2"}
+        remedy = fewest.get(len(names), f"use --nfolds between 2 and {len(names)}")
+        raise SplitError(f"{len(names)} {'case' if len(names) == 1 else 'cases'} cannot make {nfolds} folds; {remedy}")
     folds = list(KFold(nfolds, shuffle=True, random_state=SHUFFLE_SEED).split(names))
     train, validation = folds[fold]
     return [names[i] for i in train], [names[i] for i in validation]

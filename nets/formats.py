@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import tarfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,8 @@ def load_safely(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: naming the file and what it holds instead.
     """
+    if not _may_hold_pickles(path):
+        raise WeightsError(f"{path} is no checkpoint, or a damaged one: it does not begin as torch.save's files do")
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -131,6 +134,13 @@ def load_safely(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def _may_hold_pickles(path: Path) -> bool:
+    """Whether a file is a zip archive, a binary pickle or a tar archive, the three that PyTorch has ever written."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == b"\x80" or start == b"PK\x03\x04" or (bool(start) and tarfile.is_tarfile(path))
 
 
 def _numpy_scalars() -> list[Any]:

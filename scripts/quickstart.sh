@@ -8,12 +8,14 @@ export PATH="$PWD/.venv/bin:$PATH"
 out=${1:-quickstart}
 dataset=$out/data/Task90_Phantom
 started=$SECONDS
+resume=()
+if [ -f "$out/results/checkpoints/last.ckpt" ]; then resume=(--resume_training); fi # it was stopped, or is done
 
 python -m data_preprocessing.phantom --out "$dataset" --cases 20 --seed 1
 python preprocess.py --data "$out/data" --results "$out/data" --task 90 --name Task90_Phantom --dim 3
 python main.py --exec_mode train --task 90 --data "$out/data/90_3d" --results "$out/results" --gpus 0 --amp \
     --layout NDHWC --filters 16 32 64 128 --batch_size 4 --epochs 12 --steps_per_epoch 16 --val_every 4 \
-    --learning_rate 0.004 --scheduler one_cycle --num_workers 2
+    --learning_rate 0.004 --scheduler one_cycle --num_workers 2 "${resume[@]}"
 python main.py --exec_mode predict --ckpt_path "$out/results/checkpoints/last.ckpt" \
     --input "$dataset/imagesTs" --results "$out/predictions" --gpus 0 --amp
 python evaluate.py --preds "$out/predictions" --lbls "$dataset/labelsTs" --images "$dataset/imagesTs"

@@ -155,6 +155,7 @@ def learnt(
         folder=options.work / name, settings=patterns | settings_of(parse(MainSettings, flags, "")), sources=sources
     )
     if step.result() is None:
+        shutil.rmtree(step.folder / "checkpoints", ignore_errors=True)  # a stopped run's: its seconds are not known
         seconds = run(flags)
         (best,) = (path for path in (step.folder / "checkpoints").glob("*.ckpt") if path.stem != "last")
         step.finish(checkpoint=best.name, seconds=seconds)

@@ -118,6 +118,32 @@ def test_killed_run_resumes_to_the_same_result(cases, tmp_path):
     assert all(torch.equal(final[0][key], final[1][key]) for key in final[0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_ends_in_one_line_and_the_run_goes_on(cases, tmp_path, workers):
+    flags = ["--data", cases, "--results", tmp_path, *SMALL, "--num_workers", workers, "--epochs", 1000]
+    command = [str(value) for value in (sys.executable, ROOT / "main.py", *flags)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    epoch = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
+    said = re.fullmatch(r"stopped in epoch (\d+); --resume_training continues from the end of epoch (\d+) .+\n", error)
+    assert said, error
+    assert int(said[2]) == epoch
+    assert int(said[1]) in (epoch, epoch + 1)
+
+
 def test_each_epoch_is_logged_once_whatever_checkpoint_a_run_is_resumed_from(cases, tmp_path):
     def steps():
         return [json.loads(line[5:])["step"] for line in (tmp_path / "logs.json").read_text().splitlines()]
@@ -135,9 +161,41 @@ def test_each_epoch_is_logged_once_whatever_checkpoint_a_run_is_resumed_from(cas
     assert steps() == ["PARAMETER", 0, 1, "PARAMETER", 2, "PARAMETER", 3]
 
 
+def test_a_run_says_what_it_trains_and_where_it_left_its_checkpoints(cases, tmp_path, capsys):
+    assert train(cases, tmp_path, "--epochs", 2, "--skip_first_n_eval", 1, "--amp") == 0
+    printed = capsys.readouterr().out
+    start = (
+        r"segmentation: unet with filters 4 8 16, 0\.0\d M parameters; patch \d+x\d+x\d+, batch 2; 6 training and 2 "
+    )
+    start += r"validation cases; 2 steps an epoch, 2 epochs; CPU, bf16\n"
+    assert re.search(start, printed)
+    best = re.search(r"best checkpoint: (\S+/epoch=1-dice=\S+\.ckpt); last: (\S+/last\.ckpt)\n", printed)
+    assert best
+    assert Path(best[1]).is_file()
+    assert "no Dice will be computed" not in printed
+    assert train(cases, tmp_path, "--epochs", 3, "--skip_first_n_eval", 9, "--resume_training", "--amp") == 0
+    printed = capsys.readouterr().out
+    assert "2 steps an epoch, 3 epochs, from epoch 2 on; CPU" in printed
+    assert "no Dice will be computed, and no best checkpoint kept: --skip_first_n_eval 9" in printed
+
+
+def test_a_run_that_begins_anew_replaces_no_other(cases, trained):
+    last = trained / "checkpoints" / "last.ckpt"
+    before, log = last.read_bytes(), (trained / "logs.json").read_text()
+    message = train(cases, trained, "--epochs", 1)
+    assert f"{last} belongs to an earlier run" in message
+    assert "--resume_training goes on" in message
+    assert "another --results" in message
+    assert (last.read_bytes(), (trained / "logs.json").read_text()) == (before, log)
+    flags = ["--logname", "other.json", "--epochs", 1]
+    assert train(cases, trained, *flags, "--no-save_ckpt") == 0
+    assert train(cases, trained, *flags, "--benchmark", "--train_batches", 4, "--warmup", 1) == 0
+    assert last.read_bytes() == before
+
+
 def test_resuming_under_other_settings_is_refused(cases, trained):
     message = train(cases, trained, "--epochs", 3, "--resume_training", "--seed", 2, "--amp", "--ema", 0.5)
-    assert "--seed 1" in message
+    assert "it ran with --seed 1, not 2" in message
     assert "last.ckpt" in message
 
 
@@ -179,7 +237,7 @@ def test_val_folder_predicts_the_folds_cases_and_prints_dice(cases, trained, tmp
     assert re.search(r"Dice \d+\.\d\d over 2 cases \(organ \d+\.\d\d, lesion", capsys.readouterr().out)
 
 
-def test_evaluation_repeats_the_training_runs_dice(cases, trained, tmp_path):
+def test_evaluation_repeats_the_training_runs_dice(cases, trained, tmp_path, capsys):
     checkpoint = trained / "checkpoints" / "last.ckpt"
     flags = [
         "--exec_mode",
@@ -196,6 +254,8 @@ def test_evaluation_repeats_the_training_runs_dice(cases, trained, tmp_path):
     ]
     assert run(*flags, "--ckpt_path", checkpoint, "--save_preds") == 0
     evaluated, logged = records(tmp_path)[()], records(trained)[1]
+    classes = f"organ {evaluated['D1']:.2f}, lesion {evaluated['D2']:.2f}"
+    assert f"Dice {evaluated['Dice']:.2f} over 2 cases ({classes})\n" in capsys.readouterr().out
     assert evaluated["Dice"] == pytest.approx(logged["Dice"], abs=1e-4)
     assert run(*flags, "--ckpt_path", checkpoint) == 0
     assert (tmp_path / "logs.json").read_text().count('"step": []') == 2  # evaluating does not erase a run's log
@@ -260,7 +320,7 @@ def test_training_starts_from_a_checkpoint(cases, trained, tmp_path):
 def test_a_checkpoint_of_another_network_or_labels_without_regions_are_refused(cases, trained, tmp_path):
     message = train(cases, tmp_path, "--ckpt_path", trained / "checkpoints" / "last.ckpt", "--res_block")
     assert "holds another network" in message
-    assert "res_block False" in message
+    assert "that it was trained with (--res_block False, not True)" in message
     assert "this dataset has organ, lesion" in train(cases, tmp_path, "--brats")
 
 
@@ -270,7 +330,7 @@ def test_2d_network_on_volumes(dataset, tmp_path):
     flags = ["--data", cases, "--dim", 2, "--gpus", 0, "--filters", 4, 8, "--depth", 1, "--num_workers", 0]
     flags += ["--results", tmp_path, "--steps_per_epoch", 2, "--epochs", 1]
     assert run(*flags, "--batch_size", 8, "--nvol", 4) == 0
-    assert run(*flags, "--batch_size", 8, "--data2d_dim", 2) == 0
+    assert run(*flags, "--batch_size", 8, "--data2d_dim", 2, "--ckpt_store_dir", tmp_path / "single") == 0
     predict = ["--exec_mode", "predict", "--dim", 2, "--ckpt_path", tmp_path / "checkpoints" / "last.ckpt", "--gpus", 0]
     assert run(*predict, "--input", dataset / "imagesTs", "--results", tmp_path / "out", "--tta") == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
@@ -332,10 +392,21 @@ def test_bad_input_gets_one_message(cases, trained, tmp_path):
     junk = tmp_path / "junk.ckpt"
     junk.write_bytes(b"no checkpoint at all")
     assert "junk.ckpt is no checkpoint" in run(*predict, junk, "--input", tmp_path)
+    table = tmp_path / "labels.csv"
+    table.write_text("case,label\ncase_00,1\n")
+    assert "labels.csv is no checkpoint" in run(*predict, table, "--input", tmp_path)
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, other)
     assert "other.ckpt holds weights of an unknown network" in run(*predict, other, "--input", tmp_path)
     assert "holds no scans" in run(*predict, trained / "checkpoints" / "last.ckpt", "--input", tmp_path)
+
+
+def test_data_that_names_the_folder_above_gets_the_one_below_named(cases, tmp_path):
+    message = run("--task", "7", "--data", tmp_path, "--results", tmp_path / "r", "--gpus", 0)
+    assert "--task plays no part in finding it once --data is given; run preprocess.py first" in message
+    (tmp_path / "07_3d").symlink_to(cases)
+    message = run("--task", "7", "--data", tmp_path, "--results", tmp_path / "r", "--gpus", 0)
+    assert f"give --data {tmp_path / '07_3d'}" in message
 
 
 def test_a_pickled_checkpoint_runs_no_code(trained, tmp_path):

@@ -80,6 +80,25 @@ def test_unknown_and_abbreviated_flags_are_refused(capsys):
 
 
 @pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--step_per_epoch", "3"], "unrecognized arguments: --step_per_epoch: did you mean --steps_per_epoch?"),
+        (["--batch-size=3"], "unrecognized arguments: --batch-size=3: did you mean --batch_size?"),
+        (["--no-save_ckp"], "did you mean --no-save_ckpt?"),
+        (["--zzz"], "unrecognized arguments: --zzz\n"),
+        (["-w", "a.ckpt", "b.ckpt"], "-w takes one value (one file), not these 2: a.ckpt, b.ckpt"),
+        (["stray", "--amp"], "values without a flag: stray"),
+        (["--amp", "yes"], "unrecognized arguments: yes"),
+    ],
+)
+def test_a_misspelt_flag_or_a_value_too_many_gets_a_hint(argv, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main_settings(*argv)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("a.toml", 'epochs = 7\nfilters = [8, 16]\nresults = "r"\n'),
@@ -96,7 +115,7 @@ def test_config_file_is_read_and_flags_win(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"epoch": 1}', "unknown settings epoch"),
+        ('{"epoch": 1}', "unknown settings epoch: did you mean epochs?"),
         ('{"epochs": "many"}', "epochs = 'many' does not fit"),
         ('{"amp": 1}', "amp = 1 does not fit"),
         ('{"blend": "sharp"}', "blend = 'sharp' does not fit"),

@@ -28,6 +28,8 @@ SHAPING = (
 ).split()
 BY_THE_RUN = ("cosine", "one_cycle", "polynomial")  # schedules that the number of epochs stretches
 
+SAME_LAYERS = {"channels_last", "checkpoint_activations", "negative_slope"}  # settings that change no parameter
+
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint of ours, or one of another plan or run."""
@@ -70,15 +72,28 @@ class Checkpoint:
         self.fill(network)
         return network
 
-    def fill(self, network: torch.nn.Module) -> None:
-        """Put the weights into a network of the very same layers. Raises CheckpointError for any other."""
+    def fill(self, network: torch.nn.Module, made_with: NetworkSettings | None = None) -> None:
+        """Put the weights into a network of the very same layers.
+
+        Args:
+            made_with: the network's settings, for the message.
+
+        Raises:
+            CheckpointError: for a network of other layers.
+        """
         found = {name: weight.shape for name, weight in self.weights.items()}
         wanted = {name: weight.shape for name, weight in network.state_dict().items()}
         if differ := sorted(name for name in found | wanted if found.get(name) != wanted.get(name)):
-            flags = ", ".join(f"{name} {value}" for name, value in asdict(self.network).items())
+            ran, now = asdict(self.network), asdict(made_with or self.network)
+            flags = ", ".join(
+                f"--{name} {ran[name]}, not {now[name]}"
+                for name in sorted(ran.keys() - SAME_LAYERS)
+                if ran[name] != now[name]
+            )
+            shown = f" ({flags})" if flags else ""
             raise CheckpointError(
                 f"{self.path} holds another network than the one asked for: {len(differ)} parameters differ, the first "
-                f"is {differ[0]}; give the settings that it was trained with ({flags}), or take what fits "
+                f"is {differ[0]}; give the settings that it was trained with{shown}, or take what fits "
                 "with --pretrained"
             )
         network.load_state_dict(self.weights)
@@ -112,9 +127,9 @@ class Checkpoint:
         ran = {"conv_seg": False} | self.settings  # a flag that older checkpoints do not know
         differ = [k for k in shaping if settings.get(k) != ran.get(k)]
         if differ:
-            was = ", ".join(f"--{k} {ran.get(k)}" for k in differ)
+            was = ", ".join(f"--{k} {ran.get(k)}, not {settings.get(k)}" for k in differ)
             raise CheckpointError(
-                f"{self.path} cannot be resumed exactly: it ran with {was}; give the same, or start anew"
+                f"{self.path} cannot be resumed exactly: it ran with {was}: give the same, or start anew"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,13 @@ class DiceMeter:
 
     def reset(self) -> None:
         self.totals.zero_()
+
+    @staticmethod
+    def describe(totals: Tensor, names: Sequence[str]) -> str:
+        """In percent: ``Dice 79.43 over 41 cases (Anterior 80.48, Posterior 78.37)``."""
+        mean, by_class = DiceMeter.means(totals)
+        shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in zip(names, by_class, strict=True))
+        return f"Dice {100 * mean:.2f} over {int(totals[1, 0])} cases ({shown})"
 
     @staticmethod
     def means(totals: Tensor) -> tuple[float, list[float]]:

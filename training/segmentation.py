@@ -76,6 +76,7 @@ class SegmentationModule(LearningModule):
         self.loss = SegmentationLoss(focal=focal, regions=regions, terms=loss)
         self.invert_resampled = invert_resampled
         self.meter = DiceMeter(plan.n_class, regions)
+        self.said = ""  # of the last evaluation, for people
         self.val_loss = torch.zeros(2, dtype=torch.float64)  # sum over cases, and their number
 
     def predictor(self) -> Predictor:
@@ -114,6 +115,7 @@ class SegmentationModule(LearningModule):
         mean, by_class = DiceMeter.means(totals[:, 1:])
         record = {"Dice": 100 * mean, "Val Loss": float(totals[0, 0] / totals[1, 0])}
         record |= {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
+        self.said = DiceMeter.describe(totals[:, 1:], self.regions.names if self.regions else self.plan.labels[1:])
         self.conclude(100 * mean, record, "Max Dice")
         self.log("val_loss", record["Val Loss"])
         self.val_loss.zero_()
