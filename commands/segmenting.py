@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from commands.assembly import build_fabric, build_module, checkpoint_of, open_log
+from commands.assembly import build_fabric, build_module, checkpoint_of, flipped_axes, open_log
 from data_preprocessing.cases import has_label, open_array, read_info
 from data_preprocessing.crop import crop
 from data_preprocessing.dataset import DatasetError, read_img_list
@@ -66,9 +66,8 @@ def build_segmenter(settings: MainSettings, source: Source, fabric: Fabric) -> S
     if isinstance(source, PublishedNetwork):
         fabric.to_device(source.network).eval()
         logits = source.logits
-        flip_axes = source.plan.mirror_axes if settings.tta_axes is None else settings.tta_axes
         wanted = PredictSettings(
-            windows=None, flip_axes=flip_axes if settings.tta else (), keep_probabilities=settings.save_preds
+            windows=None, flip_axes=flipped_axes(settings, source.plan), keep_probabilities=settings.save_preds
         )
     else:
         module = build_module(source.plan, settings, source)
@@ -185,8 +184,7 @@ def _report(
     mean, by_class = DiceMeter.means(totals.cpu())
     if fabric.is_global_zero:
         names = segmenter.regions.names if segmenter.regions else segmenter.plan.labels[1:]
-        shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in zip(names, by_class, strict=True))
-        print(f"Dice {100 * mean:.2f} over {int(totals[1, 0])} cases ({shown})")
+        print(DiceMeter.describe(totals.cpu(), names))
     return failed, {"Dice": 100 * mean} | {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
 
 
