@@ -61,10 +61,7 @@ class StartLine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LearningModule) -> None:  # type: ignore[override]
         print(describe_run(self.settings, trainer, pl_module, self.cases), flush=True)
         first, every, end = self.settings.skip_first_n_eval, self.settings.val_every, self.settings.epochs
-        evaluated = [
-            epoch for epoch in range(trainer.current_epoch, end) if epoch >= first and (epoch + 1) % every == 0
-        ]
-        if not evaluated:
+        if not any((epoch + 1) % every == 0 for epoch in range(max(first, trainer.current_epoch), end)):
             score = "Dice" if pl_module.monitor == "dice" else "validation loss"
             print(
                 f"note: no {score} will be computed, and no best checkpoint kept: --skip_first_n_eval {first} with "

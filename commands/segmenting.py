@@ -181,11 +181,11 @@ def _report(
     failed = int(faults > 0)
     if not totals[1, 0]:
         return failed, {}
-    mean, by_class = DiceMeter.means(totals.cpu())
+    totals = totals.cpu()
     if fabric.is_global_zero:
         names = segmenter.regions.names if segmenter.regions else segmenter.plan.labels[1:]
-        print(DiceMeter.describe(totals.cpu(), names))
-    return failed, {"Dice": 100 * mean} | {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
+        print(DiceMeter.describe(totals, names))
+    return failed, DiceMeter.record(totals)
 
 
 def stored_pair(folder: Path, case: Predicted) -> LabelMaps | None:

@@ -66,11 +66,10 @@ def low_resolution(channel_dhw: np.ndarray, zoom: float, in_plane: bool) -> None
     coarse = [max(1, math.floor(n * zoom + 0.5)) for n in sides]
     if in_plane:
         coarse[0] = sides[0]
-    nearest = [
-        np.floor((np.arange(n) + 0.5) * (side / n)).astype(np.int64) for n, side in zip(coarse, sides, strict=True)
-    ]
-    back = [linear_places(n, side) for n, side in zip(coarse, sides, strict=True)]
-    _low_resolution(channel_dhw, *nearest, *(part for axis in back for part in axis))
+    grids = list(zip(coarse, sides, strict=True))
+    nearest = tuple(np.floor((np.arange(n) + 0.5) * (side / n)).astype(np.int64) for n, side in grids)
+    below, above, weight = zip(*(linear_places(n, side) for n, side in grids), strict=True)
+    _low_resolution(channel_dhw, nearest, below, above, weight)
 
 
 def linear_places(coarse: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,10 +111,10 @@ def _gamma(flat, exponent, sign):  # type: ignore[no-untyped-def]
     low, high, mean = _range_and_mean(flat)
     deviation = _deviation(flat, mean)
     least = low if sign > 0 else high
-    scale = sign / max(high - low, TINY)
+    scale = 1 / max(high - low, TINY)
     total = 0.0
     for i in range(flat.size):
-        flat[i] = exp2(exponent * log2((flat[i] - least) * scale))
+        flat[i] = exp2(exponent * log2(abs(flat[i] - least) * scale))
         total += flat[i]
     curved_mean = np.float32(total / flat.size)
     stretch = sign * deviation / max(_deviation(flat, curved_mean), TINY)
@@ -171,21 +170,12 @@ def _blur_rows(source, taps, out):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, fastmath=True)
-def _low_resolution(  # type: ignore[no-untyped-def]
-    volume,
-    nearest_d,
-    nearest_h,
-    nearest_w,
-    below_d,
-    above_d,
-    weight_d,
-    below_h,
-    above_h,
-    weight_h,
-    below_w,
-    above_w,
-    weight_w,
-):
+def _low_resolution(volume, nearest, below, above, weight):  # type: ignore[no-untyped-def]
+    """Each argument but the first is a triple of arrays, one an axis."""
+    nearest_d, nearest_h, nearest_w = nearest
+    below_d, below_h, below_w = below
+    above_d, above_h, above_w = above
+    weight_d, weight_h, weight_w = weight
     depth, height, width = volume.shape
     planes = np.empty((nearest_d.size, height, width), np.float32)
     lines = np.empty((nearest_h.size, width), np.float32)

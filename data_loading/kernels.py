@@ -13,7 +13,7 @@ import numpy as np
 
 from data_loading.vector_math import cos_turns, log2
 
-# Multipliers and shifts of the 32-bit integer hash "lowbias32"; see augmentation.noise_field.
+# Multipliers and shifts of the 32-bit integer hash "lowbias32"; see augmentation.integer_hash.
 HASH_1, HASH_2 = 0x7FEB352D, 0x846CA68B
 SEED_STEP = 0x9E3779B9  # between the two streams of one seed: the golden ratio in 32 bits
 
@@ -98,14 +98,15 @@ def _warp_linear(volume, matrix, offset, out):  # type: ignore[no-untyped-def]
                 row[:begin] = 0
                 row[end:] = 0
                 _interpolate_inside(volume[c], start, step, row, first, last)
-                for x in range(begin, first):
-                    row[x] = _interpolate(
-                        volume[c], start[0] + step[0] * x, start[1] + step[1] * x, start[2] + step[2] * x
-                    )
-                for x in range(last, end):
-                    row[x] = _interpolate(
-                        volume[c], start[0] + step[0] * x, start[1] + step[1] * x, start[2] + step[2] * x
-                    )
+                _interpolate_border(volume[c], start, step, row, begin, first)
+                _interpolate_border(volume[c], start, step, row, last, end)
+
+
+@nb.njit(cache=True, nogil=True, fastmath=True)
+def _interpolate_border(source, start, step, row, begin, end):  # type: ignore[no-untyped-def]
+    """Linear interpolation along a stretch of a row that touches the volume's border."""
+    for x in range(begin, end):
+        row[x] = _interpolate(source, start[0] + step[0] * x, start[1] + step[1] * x, start[2] + step[2] * x)
 
 
 @nb.njit(cache=True, nogil=True, fastmath=True)

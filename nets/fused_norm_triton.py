@@ -192,6 +192,14 @@ def _normalise(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _behind_activation(x, gradient, inside, centre, scale, shift, slope):  # type: ignore[no-untyped-def]
+    """A block's values less their mean, and the gradient behind the activation, which is 0 outside."""
+    off = tl.load(x, mask=inside, other=0.0).to(tl.float32) - centre[None, :]
+    g = tl.load(gradient, mask=inside, other=0.0).to(tl.float32)
+    return off, tl.where(off * scale[None, :] + shift[None, :] > 0, g, g * slope)
+
+
+@triton.jit
 def _gradient_sums(  # type: ignore[no-untyped-def]
     x, gradient, weight, bias, mean, inverse, products, sums,
     voxels, channels, chunk, chunks, sample_stride, channel_stride, voxel_stride, slope,
@@ -207,15 +215,14 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
     total = tl.zeros([V, C], tl.float32)
     for voxel in range(first, end, V):
         inside = (voxel + v < end)[:, None] & exist[None, :]
-        off = tl.load(x + start + offsets, mask=inside, other=0.0).to(tl.float32) - centre[None, :]
-        g = tl.load(gradient + start + offsets, mask=inside, other=0.0).to(tl.float32)
-        g = tl.where(off * scale[None, :] + shift[None, :] > 0, g, g * slope)
+        at = start + offsets
+        off, g = _behind_activation(x + at, gradient + at, inside, centre, scale, shift, slope)
         product += g * off
         total += g
         start += V * voxel_stride
-    at = instances * chunks + tl.program_id(1)
-    tl.store(products + at, tl.sum(product, 0) * inverses, mask=exist)
-    tl.store(sums + at, tl.sum(total, 0), mask=exist)
+    own = instances * chunks + tl.program_id(1)
+    tl.store(products + own, tl.sum(product, 0) * inverses, mask=exist)
+    tl.store(sums + own, tl.sum(total, 0), mask=exist)
 
 
 @triton.jit
@@ -234,9 +241,8 @@ def _gradient(  # type: ignore[no-untyped-def]
     v = tl.arange(0, V)
     for voxel in range(first, end, V):
         inside = (voxel + v < end)[:, None] & exist[None, :]
-        off = tl.load(x + start + offsets, mask=inside, other=0.0).to(tl.float32) - centre[None, :]
-        g = tl.load(gradient + start + offsets, mask=inside, other=0.0).to(tl.float32)
-        g = tl.where(off * scale[None, :] + shift[None, :] > 0, g, g * slope)
+        at = start + offsets
+        off, g = _behind_activation(x + at, gradient + at, inside, centre, scale, shift, slope)
         g = scale[None, :] * (g - level[None, :] - off * slant[None, :])
-        tl.store(out + start + offsets, g.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + at, g.to(out.dtype.element_ty), mask=inside)
         start += V * voxel_stride

@@ -1,7 +1,10 @@
-"""Small preprocessed folders, written as preprocess.py writes them."""
+"""Small preprocessed folders, written as preprocess.py writes them; Triton's interpreter."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -90,3 +93,17 @@ def make_folder(tmp_path: Path) -> Callable[..., tuple[Path, Plan, list[str]]]:
         return folder, plan, names
 
     return make
+
+
+@pytest.fixture
+def interpret() -> Callable[[Path], None]:
+    """Runs a file's tests of the CPU under Triton's interpreter, which a process chooses before it imports Triton."""
+
+    def run(file: Path) -> None:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file), "-k", "cpu"]
+        environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        root = Path(__file__).resolve().parents[1]
+        done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+    return run

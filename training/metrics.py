@@ -90,6 +90,12 @@ class DiceMeter:
         return f"Dice {100 * mean:.2f} over {int(totals[1, 0])} cases ({shown})"
 
     @staticmethod
+    def record(totals: Tensor) -> dict[str, float]:
+        """DLLogger's names and values, in percent: Dice, then D1, D2, ... by class."""
+        mean, by_class = DiceMeter.means(totals)
+        return {"Dice": 100 * mean} | {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
+
+    @staticmethod
     def means(totals: Tensor) -> tuple[float, list[float]]:
         """Mean over cases of the cases' means, and each class' mean over cases: 0 to 1, nan without a case."""
         mean, *by_class = (totals[0] / totals[1]).tolist()

@@ -112,11 +112,10 @@ class SegmentationModule(LearningModule):
         """Sum over the ranks, each case having been counted once, and log."""
         totals = torch.cat([self.val_loss[:, None], self.meter.totals], dim=1).to(self.device)
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
-        mean, by_class = DiceMeter.means(totals[:, 1:])
-        record = {"Dice": 100 * mean, "Val Loss": float(totals[0, 0] / totals[1, 0])}
-        record |= {f"D{index}": 100 * value for index, value in enumerate(by_class, start=1)}
+        dice = DiceMeter.record(totals[:, 1:])
+        record = {"Dice": dice["Dice"], "Val Loss": float(totals[0, 0] / totals[1, 0])} | dice
         self.said = DiceMeter.describe(totals[:, 1:], self.regions.names if self.regions else self.plan.labels[1:])
-        self.conclude(100 * mean, record, "Max Dice")
+        self.conclude(dice["Dice"], record, "Max Dice")
         self.log("val_loss", record["Val Loss"])
         self.val_loss.zero_()
         self.meter.reset()

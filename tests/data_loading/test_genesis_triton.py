@@ -8,8 +8,7 @@ them on a device.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,8 @@ def test_cpu_rows_are_corrupted_alike(windows: int) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="is the one that starts the interpreter")
 @pytest.mark.skipif(triton.__version__ < "3.7", reason="older interpreters do not take NumPy 2.4's arrays")
-def test_the_interpreter_agrees() -> None:
-    here = Path(__file__).resolve()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here), "-k", "cpu"]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+def test_the_interpreter_agrees(interpret: Callable[[Path], None]) -> None:
+    interpret(Path(__file__).resolve())
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
