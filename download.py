@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from data_preprocessing.fetch import FetchError, check_md5, checkpoint_format, digest, extract, fetch
+from runtime.fetch import FetchError, check_md5, checkpoint_format, digest, extract, fetch
 from settings import DownloadSettings, parse
 
 DECATHLON = "https://msd-for-monai.s3-us-west-2.amazonaws.com"

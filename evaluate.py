@@ -20,15 +20,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data_preprocessing.cases import list_cases, open_array, read_info
-from data_preprocessing.dataset import DATASET_FILE, read_dataset
-from data_preprocessing.plan import PLAN_FILE, Plan
-from data_preprocessing.regions import REGIONS_FILE, read_regions
-from data_preprocessing.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem
+from cases.case import list_cases, open_array, read_info
+from cases.plan import PLAN_FILE, Plan
+from cases.regions import REGIONS_FILE, read_regions
+from cases.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem
+from data_preprocessing.layouts.dataset import DATASET_FILE, read_dataset
+from inference.pictures import draw_overlay
 from inference.restore import decide
+from inference.scores import METRICS, score_case, summary
 from settings import EvaluateSettings, parse, run_command
-from training.pictures import draw_overlay
-from training.scores import METRICS, score_case, summary
 
 
 class EvaluationError(ValueError):

@@ -11,7 +11,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 where everything succeeded."""
     settings = parse(MainSettings, argv, __doc__ or "")
     # Imported here: the loader's workers import this file anew, and need none of PyTorch, Lightning and MONAI.
-    from commands.modes import run
+    from cli.modes import run
 
     return run(settings)
 

@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from data_preprocessing.cases import list_cases
-from data_preprocessing.configs import TASKS, Task, task_code, task_folder
-from data_preprocessing.cubes import CubeSettings, generate_cubes
-from data_preprocessing.dataset import Dataset, DatasetError, Scan, read_dataset
-from data_preprocessing.fingerprint import Facts, examine, make_plan
-from data_preprocessing.medicalnet import INPUT_SIZE, as_published, looks_depth_last
-from data_preprocessing.pattern_files import find_patterns, index_path, write_published
-from data_preprocessing.pattern_report import instances, measure
-from data_preprocessing.patterns import PatternSettings
-from data_preprocessing.plan import PLAN_FILE, Plan, PlanError
+from cases.case import list_cases
+from cases.plan import PLAN_FILE, Plan, PlanError
+from cases.splits import split
+from data_preprocessing.layouts.dataset import Dataset, DatasetError, Scan, read_dataset
+from data_preprocessing.planning.fingerprint import Facts, examine, make_plan
+from data_preprocessing.planning.tasks import TASKS, Task, task_code, task_folder
 from data_preprocessing.preprocessor import Outcome, run
-from data_preprocessing.splits import split
+from data_preprocessing.recipes.medicalnet import INPUT_SIZE, as_published, looks_depth_last
+from pretraining.genesis.cubes import CubeSettings, generate_cubes
+from pretraining.semantic.pattern_files import find_patterns, index_path, write_published
+from pretraining.semantic.pattern_report import instances, measure
+from pretraining.semantic.patterns import PatternSettings
+from pretraining.semantic.pictures import draw_patterns
 from settings import PreprocessSettings, parse, run_command
-from training.pattern_pictures import draw_patterns
 
 T = TypeVar("T")
 COMPARED = 10  # instances of a class whose likeness is measured

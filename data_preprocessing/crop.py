@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_preprocessing.cases import Box
+from cases.case import Box
 
 Triple = tuple[int, int, int]
 

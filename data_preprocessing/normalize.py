@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from data_preprocessing.cases import Intensity
-from data_preprocessing.plan import Normalization
+from cases.case import Intensity
+from cases.plan import Normalization
 
 SAMPLE = 1_000_000  # voxels behind the percentiles of a channel: enough for three digits of the 0.5th
 PERCENTILES = (0.5, 99.5)

@@ -16,15 +16,15 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from data_preprocessing.cases import Box, CaseError, CaseInfo, Intensity, open_array, read_info, write_case
+from cases.case import Box, CaseError, CaseInfo, Intensity, open_array, read_info, write_case
+from cases.plan import Plan
+from cases.volume import Geometry
 from data_preprocessing.crop import crop, nonzero_box, pad_to
-from data_preprocessing.dataset import Scan, array_faults, read_scan
-from data_preprocessing.medicalnet import resize_nearest, standardise, training_box
+from data_preprocessing.layouts.dataset import Scan, array_faults, read_scan
 from data_preprocessing.normalize import normalize, stored_range
-from data_preprocessing.parallel import each
-from data_preprocessing.plan import Plan
+from data_preprocessing.recipes.medicalnet import resize_nearest, standardise, training_box
 from data_preprocessing.resample import anisotropic_axis, resample_image, resample_label, resampled_shape
-from data_preprocessing.volume import Geometry
+from runtime.parallel import each
 
 FOREGROUND_VOXELS = 4096  # of each class in _fg.npy: more places than a patch has ever been centred on
 

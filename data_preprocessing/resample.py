@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from scipy import ndimage
 
-from data_preprocessing.plan import is_anisotropic
+from cases.plan import is_anisotropic
 
 TAPS = 24
 BORDER = 12  # voxels of the edge's value before the first and after the last, as SciPy pads

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_preprocessing.cases import CaseInfo, open_array, read_info
-from data_preprocessing.dataset import Scan, read_scan
-from data_preprocessing.plan import Plan
+from cases.case import CaseInfo, open_array, read_info
+from cases.plan import Plan
+from cases.regions import Regions
+from cases.volume import write_volume
+from data_preprocessing.layouts.dataset import Scan, read_scan
 from data_preprocessing.preprocessor import prepare
-from data_preprocessing.regions import Regions
-from data_preprocessing.volume import write_volume
 from inference.restore import Prediction, restore
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities

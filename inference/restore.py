@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_preprocessing.cases import CaseInfo
-from data_preprocessing.regions import Regions
+from cases.case import CaseInfo
+from cases.regions import Regions
 from data_preprocessing.resample import anisotropic_axis
 from inference.sliding_window import Slab
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_preprocessing.dataset import CHANNEL_SUFFIX, Scan, find_scans
-from data_preprocessing.volume import SUFFIXES, VolumeError, is_volume, stem
+from cases.volume import SUFFIXES, VolumeError, is_volume, stem
+from data_preprocessing.layouts.dataset import CHANNEL_SUFFIX, Scan, find_scans
 
 DICOM_SUFFIXES = (".dcm", ".ima", "")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nets.fused_norm import fits, instance_norm_act
+from nets.norm.fused import fits, instance_norm_act
 
 Norm = Literal["instance", "batch", "group"]
 GROUPS = 16  # of group norm, fewer where the channels do not divide

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from data_preprocessing.plan import Plan
+from cases.plan import Plan
 from nets.blocks import CHANNELS_LAST
 from nets.dynamic_unet import DynamicUNet, NetworkSettings, build_unet, check_sides
-from nets.encoders import Encoder
-from nets.genesis_unet import GenesisUNet
+from nets.encoders.genesis import GenesisUNet
+from nets.encoders.resnet import MedicalNet
+from nets.encoders.unet import Encoder
 from nets.heads import ClassificationHead, Classifier, TwoHeaded
-from nets.resnet import MedicalNet
 
 Network = DynamicUNet | GenesisUNet | MedicalNet
 

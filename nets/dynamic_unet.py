@@ -14,10 +14,10 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from data_preprocessing.plan import Plan, Topology, topology
+from cases.plan import Plan, Topology, topology
 from nets.blocks import CHANNELS_LAST, CONV, ConvNormAct, NetworkError, Norm, UpBlock, initialise
-from nets.encoders import Encoder, UNetEncoder
-from nets.resnet import BLOCKS, ResNetEncoder, Shortcut, resnet_strides
+from nets.encoders.resnet import BLOCKS, ResNetEncoder, Shortcut, resnet_strides
+from nets.encoders.unet import Encoder, UNetEncoder
 
 ENCODERS = ("unet", "genesis", *(f"resnet{depth}" for depth in BLOCKS))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.blocks import ConvNormAct, initialise
-from nets.encoders import Encoder
+from nets.encoders.unet import Encoder
 
 
 class EncoderDecoder(Protocol):

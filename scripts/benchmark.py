@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from scripts import benchmark_genesis, benchmark_loader
-from scripts.benchmark_against import Gate, gate
-from scripts.benchmark_record import Metric, RecordError, Results, latencies, write_record
-from scripts.benchmark_works import WORKS, WorkSettings, preprocessed, repeat
+from benchmarks import genesis as benchmark_genesis
+from benchmarks import loader as benchmark_loader
+from benchmarks.against import Gate, gate
+from benchmarks.record import Metric, RecordError, Results, latencies, write_record
+from benchmarks.works import WORKS, WorkSettings, preprocessed, repeat
+from runtime.dllogger_backend import RunLogger
 from scripts.launch import launch, split_at_dashes, switches
 from settings import SettingsError, as_json, parse, preprocessed_folder, run_command, setting
-from training.dllogger_backend import RunLogger
 
 CHECKED = tuple(WORKS)
 SMALL = WorkSettings(volume_dhw=(48, 56, 52), patch_size=(32, 40, 48), cases=4, amp=True, filters=(8, 16, 32))

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benchmark_record import RecordError, Results, read_record
+from benchmarks.record import RecordError, Results, read_record
 from settings import run_command
 
 SAME_SETTINGS = ("mode", "dim", "batch_size", "amp", "gpus", "nodes", "volume", "patch_size", "flags")

@@ -15,10 +15,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_preprocessing.plan import Plan
-from nets.export import EXPORTS
-from nets.formats import WeightsError, read_weights
-from nets.published import network_of, plan_and_settings
+from cases.plan import Plan
+from nets.weights.export import EXPORTS
+from nets.weights.formats import WeightsError, read_weights
+from nets.weights.rebuild import network_of, plan_and_settings
 
 
 def export(ckpt_path: Path, to: str, out: Path) -> list[str]:

@@ -19,12 +19,12 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.assembly import network_of
-from commands.pretraining import SCAN_DHW
-from data_preprocessing.cases import list_cases, read_info
-from data_preprocessing.dataset import read_dataset
-from data_preprocessing.patterns import Extents
-from data_preprocessing.plan import PLAN_FILE
+from cases.case import list_cases, read_info
+from cases.plan import PLAN_FILE
+from cli.assembly import network_of
+from cli.pretraining import SCAN_DHW
+from data_preprocessing.layouts.dataset import read_dataset
+from pretraining.semantic.patterns import Extents
 from scripts.launch import MAIN, PREPROCESS, launch, split_at_dashes
 from scripts.steps import Step, StepError, check, settings_of
 from settings import MainSettings, parse, run_command, setting

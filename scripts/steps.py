@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_preprocessing.cases import list_cases
-from data_preprocessing.plan import PLAN_FILE
+from cases.case import list_cases
+from cases.plan import PLAN_FILE
 from settings import as_json
 
 MACHINE = set(

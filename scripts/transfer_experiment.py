@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import main as command
 import preprocess
-from data_preprocessing.cases import list_cases
-from data_preprocessing.plan import PLAN_FILE, Plan
-from data_preprocessing.splits import split
+from cases.case import list_cases
+from cases.plan import PLAN_FILE, Plan
+from cases.splits import split
 from scripts.steps import Step, settings_of
 from settings import MainSettings, PreprocessSettings, parse, run_command
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_preprocessing.cases import CaseInfo, Intensity, write_case
-from data_preprocessing.plan import Normalization, Plan
-from data_preprocessing.volume import Geometry
+from cases.case import CaseInfo, Intensity, write_case
+from cases.plan import Normalization, Plan
+from cases.volume import Geometry
 
 SHAPE_DHW = (12, 16, 20)  # asymmetric, so that swapped axes fail
 

@@ -33,7 +33,7 @@ def test_packages_import_only_what_lies_below_them(package):
 def test_networks_know_the_plan_and_nothing_else_of_preprocessing():
     for path in sorted((ROOT / "nets").glob("*.py")):
         preprocessing = {name for name in imported_modules(path) if name.startswith("data_preprocessing")}
-        assert preprocessing <= {"data_preprocessing.plan"}, f"{path.name} imports {sorted(preprocessing)}"
+        assert preprocessing <= {"cases.plan"}, f"{path.name} imports {sorted(preprocessing)}"
 
 
 def test_main_imports_the_settings_alone_until_it_runs():

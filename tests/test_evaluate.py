@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import evaluate
-from data_preprocessing.cases import write_case
-from data_preprocessing.plan import Normalization, Plan
+from cases.case import write_case
+from cases.plan import Normalization, Plan
+from cases.regions import brats_regions, write_regions
+from cases.volume import Geometry, write_volume
 from data_preprocessing.preprocessor import prepare
-from data_preprocessing.regions import brats_regions, write_regions
-from data_preprocessing.volume import Geometry, write_volume
 
 GEOMETRY = Geometry.of((12, 16, 20), (1.0, 2.0, 3.0), np.diag([3.0, 2.0, 1.0, 1.0]))
 

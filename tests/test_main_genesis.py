@@ -10,10 +10,10 @@ import torch
 
 import main
 import preprocess
-from data_preprocessing.cases import list_cases
+from cases.case import list_cases
+from cases.plan import Plan
+from cases.volume import Geometry, read_label, read_volume, write_volume
 from data_preprocessing.phantom import Phantom, write_dataset
-from data_preprocessing.plan import Plan
-from data_preprocessing.volume import Geometry, read_label, read_volume, write_volume
 from settings import MainSettings, SettingsError, parse, run_command
 
 SMALL = "--gpus 0 --filters 4 8 16 --depth 2 --num_workers 0 --batch_size 2 --steps_per_epoch 2 --nfolds 3".split()

@@ -11,12 +11,12 @@ import torch
 from scipy import ndimage
 
 import main
-import nets.resnet
+import nets.encoders.resnet
 import preprocess
 from data_preprocessing.phantom import Phantom, write_dataset
-from nets.export import to_medicalnet
-from nets.formats import read_weights
-from nets.resnet import MedicalNet
+from nets.encoders.resnet import MedicalNet
+from nets.weights.export import to_medicalnet
+from nets.weights.formats import read_weights
 from scripts.export import main as export
 from settings import run_command
 
@@ -28,7 +28,7 @@ SMALL = "--gpus 0 --filters 4 8 8 8 8 8 --num_workers 0 --steps_per_epoch 2 --nf
 def narrow():
     """An eighth of the published widths: the same code in a tenth of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets.resnet, "WIDTHS", (8, 16, 32, 64))
+        patch.setattr(nets.encoders.resnet, "WIDTHS", (8, 16, 32, 64))
         yield
 
 

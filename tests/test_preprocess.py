@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_preprocessing.cases import list_cases, open_array, read_info
+from cases.case import list_cases, open_array, read_info
+from cases.plan import Plan
+from cases.volume import Geometry, write_volume
 from data_preprocessing.phantom import Phantom, draw, write_dataset
-from data_preprocessing.plan import Plan
-from data_preprocessing.volume import Geometry, write_volume
 from preprocess import main
 
 ROOT = Path(__file__).parents[1]

@@ -9,13 +9,13 @@ import torch
 
 import main
 import preprocess
-from data_preprocessing.cases import list_cases
-from data_preprocessing.pattern_files import read_patterns, write_features
+from cases.case import list_cases
+from cases.plan import Plan
 from data_preprocessing.phantom import Phantom, write_dataset
-from data_preprocessing.plan import Plan
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings
-from nets.pretrained import load_pretrained
+from nets.weights.matching import load_pretrained
+from pretraining.semantic.pattern_files import read_patterns, write_features
 from settings import run_command
 
 NET = "--gpus 0 --filters 4 8 --depth 1 --num_workers 0 --batch_size 4 --nfolds 4 --weight_decay 0".split()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from training.dllogger_backend import RunLogger
+from runtime.dllogger_backend import RunLogger
 
 
 class EpochLog(Callback):

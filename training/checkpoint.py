@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from data_preprocessing.plan import Plan, PlanError
+from cases.plan import Plan, PlanError
 from nets.blocks import NetworkError
 from nets.build import Network, build_network
 from nets.dynamic_unet import NetworkSettings
-from nets.formats import WeightsError, load_safely
+from nets.weights.formats import WeightsError, load_safely
 
 Kind = Literal["segmentation", "restoration", "classification", "autoencoder", "semantic"]
 

@@ -20,8 +20,8 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix, roc_a
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_loading.class_loader import ClassTable
-from data_preprocessing.plan import Plan
+from cases.plan import Plan
+from data_loading.classes import ClassTable
 from inference.sliding_window import SlidingWindow, axis_starts
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings

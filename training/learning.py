@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from data_preprocessing.plan import Plan
+from cases.plan import Plan
 from nets.dynamic_unet import NetworkSettings
 from training.checkpoint import Kind, describe
 from training.optimization import OptimizationSettings, optimizer_and_schedule, parameter_groups

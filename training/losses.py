@@ -10,7 +10,7 @@ from monai.losses import DiceLoss, FocalLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_preprocessing.regions import Regions
+from cases.regions import Regions
 
 Terms = Literal["default", "dice", "ce"]
 

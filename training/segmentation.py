@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_preprocessing.cases import open_array, read_info
-from data_preprocessing.plan import Plan
-from data_preprocessing.regions import Regions
+from cases.case import open_array, read_info
+from cases.plan import Plan
+from cases.regions import Regions
+from inference.metrics import DiceMeter
 from inference.restore import decide, to_cropped
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
@@ -18,7 +19,6 @@ from nets.build import Network
 from nets.dynamic_unet import NetworkSettings
 from training.learning import LearningModule
 from training.losses import SegmentationLoss, Terms
-from training.metrics import DiceMeter
 from training.optimization import OptimizationSettings
 from training.validation import VolumeLoss
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data_preprocessing.regions import Regions
+from cases.regions import Regions
 from training.losses import Terms
 
 SMOOTH = 1e-5  # as in the training loss

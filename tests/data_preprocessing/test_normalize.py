@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_preprocessing.cases import Intensity
+from cases.case import Intensity
+from cases.plan import Normalization
 from data_preprocessing.normalize import denormalize, normalize, stored_range
-from data_preprocessing.plan import Normalization
 
 CT = Normalization(scheme="ct", lower=-200, upper=300, mean=50, std=100)
 MRI = Normalization(scheme="zscore")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_preprocessing.dataset import read_dataset, read_scan
+from data_preprocessing.layouts.dataset import read_dataset, read_scan
 from data_preprocessing.phantom import Phantom, draw, main
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cases.plan import Normalization, Plan
+from cases.volume import Geometry, read_label, read_volume
 from data_preprocessing.crop import crop, uncrop, unpad
 from data_preprocessing.phantom import Phantom, draw
-from data_preprocessing.plan import Normalization, Plan
 from data_preprocessing.preprocessor import PrepareError, prepare, sample_foreground
 from data_preprocessing.resample import anisotropic_axis, resample_label
-from data_preprocessing.volume import Geometry, read_label, read_volume
 
 SHARED = Path(__file__).parents[3] / "shared"
 PARITY = {

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from data_preprocessing.cases import write_case
-from data_preprocessing.plan import Normalization, Plan
+from cases.case import write_case
+from cases.plan import Normalization, Plan
+from cases.volume import Geometry, VolumeError, read_label, write_volume
 from data_preprocessing.preprocessor import prepare
-from data_preprocessing.volume import Geometry, VolumeError, read_label, write_volume
 from inference.predict import PredictSettings, predict_scans, predict_stored
 from inference.scans import input_scans
 from inference.sliding_window import SlidingWindow

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_preprocessing.cases import CaseInfo
-from data_preprocessing.plan import Normalization, Plan
+from cases.case import CaseInfo
+from cases.plan import Normalization, Plan
+from cases.regions import brats_regions
+from cases.volume import Geometry
 from data_preprocessing.preprocessor import prepare
-from data_preprocessing.regions import brats_regions
 from data_preprocessing.resample import resample_image
-from data_preprocessing.volume import Geometry
 from inference import restore as restore_module
 from inference.restore import decide, restore, to_cropped
 from inference.sliding_window import Slab, SlidingWindow

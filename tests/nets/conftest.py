@@ -2,7 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from published_layouts import CHECKPOINTS, write
+
+from tests.nets.published_layouts import CHECKPOINTS, write
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-from data_preprocessing.plan import Normalization, Plan
+from cases.plan import Normalization, Plan
 
 
 def make_plan(patch=(16, 24, 32), *, channels=1, labels=3, spacing=(1.0, 1.0, 1.0)):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_plans import make_plan
 
-from data_preprocessing.plan import PlanError, topology
+from cases.plan import PlanError, topology
 from nets.blocks import NetworkError
 from nets.build import build_network
 from nets.dynamic_unet import DynamicUNet, NetworkSettings, PatchSizeError, build_unet
-from nets.encoders import Encoder, UNetEncoder
+from nets.encoders.unet import Encoder, UNetEncoder
+from tests.nets.made_plans import make_plan
 
 TASKS = Path(__file__).parents[3] / "shared" / "facts" / "msd_tasks.json"
 

@@ -1,7 +1,7 @@
 import torch
 
-from data_preprocessing.plan import topology
-from nets.encoders import UNetEncoder
+from cases.plan import topology
+from nets.encoders.unet import UNetEncoder
 from nets.heads import ClassificationHead, Classifier, TwoHeaded, global_features
 
 FILTERS = (4, 6, 8, 10, 12, 12)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import benchmark, benchmark_against
-from scripts.benchmark_against import Gate, gate, interleave
-from scripts.benchmark_record import RecordError, read_record
+from benchmarks import against as benchmark_against
+from benchmarks.against import Gate, gate, interleave
+from benchmarks.record import RecordError, read_record
+from scripts import benchmark
 from settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.record import Metric, RecordError, latencies, write_record
 from scripts import compare_benchmarks
-from scripts.benchmark_record import Metric, RecordError, latencies, write_record
 
 
 def record(

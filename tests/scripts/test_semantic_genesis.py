@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_preprocessing.pattern_files import read_features
 from data_preprocessing.phantom import Phantom, write_dataset
-from nets.formats import read_weights
-from nets.published import network_of
+from nets.weights.formats import read_weights
+from nets.weights.rebuild import network_of
+from pretraining.semantic.pattern_files import read_features
 from scripts import semantic_genesis
 from scripts.semantic_genesis import ChainSettings, scan_size
 

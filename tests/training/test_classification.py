@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading.class_loader import ClassTable, ClassTableError, class_loader, read_classes
-from data_loading.data_module import LoaderSettings
+from data_loading.classes import ClassTable, ClassTableError, class_loader, read_classes
+from data_loading.module import LoaderSettings
 from inference.sliding_window import SlidingWindow
 from nets.dynamic_unet import NetworkSettings
 from training.classification import ClassificationModule, score_classes, windows_of_scan, write_scores

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import main
-from data_preprocessing.plan import Plan
-from nets.resnet import ResNetEncoder
+from cases.plan import Plan
+from nets.encoders.resnet import ResNetEncoder
 from settings import MainSettings, SettingsError
 from training.checkpoint import read_checkpoint
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_preprocessing.regions import Regions
+from cases.regions import Regions
 from training.losses import SegmentationLoss
 from training.validation import VolumeLoss
 

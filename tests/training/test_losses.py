@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from data_preprocessing.regions import brats_regions
+from cases.regions import brats_regions
 from training.losses import SegmentationLoss
 
 

@@ -1,0 +1,267 @@
+"""How fast patches are loaded, against a pipeline like NVIDIA's nnU-Net for PyTorch, in one run, interleaved.
+
+Both read the same volumes and give batches of the same shape. The baseline reads whole volumes with DALI's
+numpy reader, finds the foreground with ``random_object_bbox``, crops, and computes every augmentation on
+every sample before it chooses; ours is the training loader with nnU-Net's full set. Samples/s a core are
+samples over the CPU seconds of this process and its workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import math as dmath
+
+from cases.case import CaseInfo, Intensity, list_cases, write_case
+from cases.plan import Normalization, Plan
+from cases.volume import Geometry
+from data_loading.loader import dali_threads
+from data_loading.module import LoaderSettings, patch_loader
+from data_loading.sources.sampling import EFFECTS, AugmentationSettings
+
+Node = Any
+SHARE = 0.15  # of samples that the baseline zooms, blurs ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderBenchmark:
+    """What is measured.
+
+    Attributes:
+        volume_dhw: of the made-up scans; the default is 105 MB in float32.
+        cases: how many of them.
+        rounds: of ``steps`` batches, the two pipelines taking turns; the median counts.
+        folder: where the volumes are kept; None for a temporary folder.
+        device_id: the GPU; None for the CPU.
+    """
+
+    patch_size: tuple[int, int, int] = (128, 128, 128)
+    volume_dhw: tuple[int, int, int] = (200, 362, 362)
+    cases: int = 4
+    batch_size: int = 2
+    steps: int = 8
+    warmup: int = 4
+    rounds: int = 5
+    num_workers: int = 0
+    folder: Path | None = None
+    device_id: int | None = None
+
+
+def run(settings: LoaderBenchmark) -> dict[str, float]:
+    """Measure both pipelines.
+
+    Returns:
+        samples/s a core and samples/s of both, and their ratios ("speedup": a core; "speedup_wall"), each the
+        median over the rounds; "volume_mb".
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = settings.folder or Path(temporary)
+        plan = make_volumes(folder, settings)
+        loading = LoaderSettings(
+            batch_size=settings.batch_size,
+            num_workers=settings.num_workers,
+            steps_per_epoch=settings.warmup + settings.steps * settings.rounds,
+        )
+        with patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id) as loader:
+            batches = iter(loader)
+            baseline = baseline_pipeline(folder, settings)
+            rounds = interleave({"ours": lambda: next(batches), "baseline": baseline.run}, settings)
+        del baseline
+    result = {"volume_mb": 4e-6 * float(np.prod(settings.volume_dhw))}
+    for name, measured in rounds.items():
+        result[f"{name}_samples_per_core_s"] = statistics.median(r[0] for r in measured)
+        result[f"{name}_samples_per_s"] = statistics.median(r[1] for r in measured)
+    pairs = list(zip(rounds["ours"], rounds["baseline"], strict=True))
+    result["speedup"] = statistics.median(ours[0] / theirs[0] for ours, theirs in pairs)
+    result["speedup_wall"] = statistics.median(ours[1] / theirs[1] for ours, theirs in pairs)
+    return result
+
+
+def effects(settings: LoaderBenchmark) -> dict[str, float]:
+    """CPU milliseconds a sample: "reading" alone, and with one augmentation that is always drawn."""
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as open_loaders:
+        folder = settings.folder or Path(temporary)
+        plan = make_volumes(folder, settings)
+        steps = {}
+        for name in ("reading", *EFFECTS):
+            loading = LoaderSettings(
+                batch_size=settings.batch_size,
+                num_workers=0,
+                steps_per_epoch=settings.warmup + settings.steps * settings.rounds,
+                augmentation=AugmentationSettings().only(name),
+            )
+            made = patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id)
+            steps[name] = partial(next, iter(open_loaders.enter_context(made)))
+        rounds = interleave(steps, settings)
+    return {name: 1000 / statistics.median(r[0] for r in measured) for name, measured in rounds.items()}
+
+
+def interleave(
+    steps: Mapping[str, Callable[[], object]], settings: LoaderBenchmark
+) -> dict[str, list[tuple[float, float]]]:
+    """Let the pipelines take turns: (samples per CPU second, samples per second) by name and round."""
+    for step in steps.values():
+        for _ in range(settings.warmup):
+            step()
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    samples = settings.steps * settings.batch_size
+    for _ in range(settings.rounds):
+        for name, step in steps.items():
+            settle()
+            cpu, wall = cpu_seconds(), time.perf_counter()
+            for _ in range(settings.steps):
+                step()
+            elapsed = time.perf_counter() - wall
+            settle()  # each batch taken starts another: wait for what this round began
+            rounds[name].append((samples / (cpu_seconds() - cpu), samples / elapsed))
+    return rounds
+
+
+def settle(pause: float = 0.1) -> None:
+    """Wait until prefetching has come to rest."""
+    before = -1.0
+    while cpu_seconds() - before > 0.1 * pause:
+        before = cpu_seconds()
+        time.sleep(pause)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process, all its threads, and its living children."""
+    tick = os.sysconf("SC_CLK_TCK")
+    children = 0.0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        children += (int(fields[11]) + int(fields[12])) / tick
+    return time.process_time() + children
+
+
+def make_volumes(folder: Path, settings: LoaderBenchmark) -> Plan:
+    """Write noise volumes with two cuboid organs, as preprocess.py would store them."""
+    shape = settings.volume_dhw
+    label = np.zeros((1, *shape), np.uint8)
+    for value, centre in ((1, 0.4), (2, 0.7)):
+        label[0][tuple(slice(int(n * centre), int(n * centre) + max(1, n // 10)) for n in shape)] = value
+    voxels = np.argwhere(label[0])
+    voxels = voxels[:: max(1, len(voxels) // 20000)]
+    foreground = np.concatenate([label[0][tuple(voxels.T)][:, None], voxels], axis=1).astype(np.int32)
+    for index in range(settings.cases):
+        image = np.random.default_rng(index).standard_normal((1, *shape), dtype=np.float32)
+        write_case(folder, _info(f"volume_{index}", shape), image, label, None, foreground)
+    return Plan(
+        name="benchmark_3d",
+        dataset="Benchmark",
+        dim=3,
+        channels=("CT",),
+        labels=("background", "one", "two"),
+        spacing_mm=(1.0, 1.0, 1.0),
+        patch_size=settings.patch_size,
+        normalization=(Normalization(scheme="zscore"),),
+        mirror_axes=(0, 1, 2),
+    )
+
+
+def _info(case: str, shape: tuple[int, int, int]) -> CaseInfo:
+    identity = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    return CaseInfo(
+        case=case,
+        images=(),
+        label=None,
+        geometry=Geometry(shape_dhw=shape, spacing_mm=(1.0, 1.0, 1.0), affine=identity),
+        crop_box=((0, 0, 0), shape),
+        shape_resampled=shape,
+        pad_before=(0, 0, 0),
+        shape_stored=shape,
+        spacing_mm=(1.0, 1.0, 1.0),
+        intensity=(Intensity(shift=0.0, scale=1.0, low=-3.0, high=3.0),),
+        voxels_per_class=(1, 1, 1),
+        seconds=0.0,
+    )
+
+
+def baseline_pipeline(folder: Path, settings: LoaderBenchmark) -> Any:
+    """A pipeline of whole-volume reads and of augmentations that are computed, then chosen."""
+    cases = list_cases(folder)
+
+    @pipeline_def
+    def pipeline() -> tuple[Node, Node]:
+        image, label = (_read_volumes(folder, cases, suffix) for suffix in ("x", "y"))
+        image, label = _biased_crop(image, label, settings.patch_size)
+        if settings.device_id is not None:
+            image, label = image.gpu(), label.gpu()
+        image, label = _zoom_and_flip(image, label, settings.patch_size)
+        return _change_intensities(image), label
+
+    built = pipeline(
+        batch_size=settings.batch_size,
+        num_threads=dali_threads(),
+        device_id=settings.device_id,
+        prefetch_queue_depth=2,
+        seed=1,
+    )
+    built.build()
+    return built
+
+
+def _read_volumes(folder: Path, cases: Sequence[str], suffix: str) -> Node:
+    volume = fn.readers.numpy(
+        files=[str(folder / f"{case}_{suffix}.npy") for case in cases],
+        name=f"reader_{suffix}",
+        seed=1,  # the two readers must shuffle alike to stay paired
+        shuffle_after_epoch=True,
+    )
+    return fn.reshape(volume, layout="CDHW")
+
+
+def _biased_crop(image: Node, label: Node, patch: Sequence[int]) -> tuple[Node, Node]:
+    box: Any = fn.segmentation.random_object_bbox(
+        label, format="start_end", foreground_prob=0.4, k_largest=2, cache_objects=True
+    )
+    corner: Any = fn.roi_random_crop(label, roi_start=box[0], roi_end=box[1], crop_shape=[1, *patch])
+    place: dict[str, Any] = {
+        "start": fn.cast(corner[1:4], dtype=types.DALIDataType.INT32),
+        "shape": list(patch),
+        "axis_names": "DHW",
+        "out_of_bounds_policy": "pad",
+    }
+    return fn.slice(image, **place), fn.slice(label, **place)
+
+
+def _choose(share: float, changed: Node, plain: Node) -> Node:
+    coin = fn.cast(fn.random.coin_flip(probability=share), dtype=types.DALIDataType.BOOL)
+    return coin * changed + (coin ^ True) * plain
+
+
+def _zoom_and_flip(image: Node, label: Node, patch: Sequence[int]) -> tuple[Node, Node]:
+    scale = _choose(SHARE, fn.random.uniform(range=(0.7, 1.0)), 1.0)
+    inner: dict[str, Any] = {"crop_d": scale * patch[0], "crop_h": scale * patch[1], "crop_w": scale * patch[2]}
+    axes = ("depthwise", "vertical", "horizontal")
+    coins: dict[str, Any] = {axis: fn.random.coin_flip(probability=0.5) for axis in axes}
+
+    def place(node: Node, interpolation: Any) -> Node:
+        zoomed: Node = fn.resize(fn.crop(node, **inner), size=list(patch), interp_type=interpolation)
+        return fn.flip(zoomed, **coins)
+
+    return place(image, types.DALIInterpType.INTERP_CUBIC), place(label, types.DALIInterpType.INTERP_NN)
+
+
+def _change_intensities(image: Node) -> Node:
+    noisy = image + fn.random.normal(image, stddev=fn.random.uniform(range=(0.0, 0.33)))
+    image = _choose(SHARE, noisy, image)
+    blurred = fn.gaussian_blur(image, sigma=fn.random.uniform(range=(0.5, 1.5)))
+    image = _choose(SHARE, blurred, image)
+    image = image * _choose(SHARE, fn.random.uniform(range=(0.7, 1.3)), 1.0)
+    low, high = fn.reductions.min(image), fn.reductions.max(image)
+    factor = _choose(SHARE, fn.random.uniform(range=(0.65, 1.5)), 1.0)
+    return dmath.clamp(image * factor, low, high)

@@ -1,0 +1,1 @@
+"""Augmentation: the order of effects, and one file an effect."""

@@ -1,0 +1,1 @@
+"""The loader's worker side: NumPy and Numba alone."""

@@ -1,0 +1,76 @@
+"""Whole volumes for validation and prediction: every case once, on one of the ranks.
+
+They are read plainly, one ahead of the consumer. DALI would add a copy and a second buffer and has nothing to
+compute here; a sequential read is already as fast as the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cases.case import has_label
+from data_loading.sources.patches import CaseReader
+
+
+class VolumeLoader:
+    """Iterates over {"image": (1, C, D, H, W) float32, "label": (1, 1, D, H, W) uint8 if any, "case": name}.
+
+    Cases are dealt out by global rank, ``cases[rank::world_size]``, and none is repeated to make the counts
+    equal. So ranks may differ by one case: let nothing communicate within a step, and sum numerators and
+    counts over the ranks once, at the end (Lightning's and torchmetrics' reductions do). A rank without any
+    case gets one empty item, for Lightning skips the evaluation of a rank that has nothing, and the others
+    would wait for it.
+
+    Attributes:
+        wait_seconds: time spent waiting for volumes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cases: Sequence[str],
+        channels: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.folder, self.channels = Path(folder), channels
+        self.cases = tuple(cases)[rank::world_size]
+        self.device = torch.device(device)
+        self.wait_seconds = 0.0
+
+    def __len__(self) -> int:
+        return max(1, len(self.cases))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.cases:
+            yield {}
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            pending: Future[dict[str, Any]] | None = None
+            for following in (*self.cases, None):
+                begin = time.perf_counter()
+                item = pending.result() if pending else None
+                self.wait_seconds += time.perf_counter() - begin
+                pending = ahead.submit(self._read, following) if following else None
+                if item is not None:
+                    yield item
+
+    def _read(self, case: str) -> dict[str, Any]:
+        labelled = has_label(self.folder, case)
+        opened = CaseReader(self.folder, self.channels, labelled=labelled).open(case)
+        item: dict[str, Any] = {"image": self._tensor(opened.image_cdhw, np.float32), "case": case}
+        if opened.label is not None:
+            item["label"] = self._tensor(opened.label, np.uint8)
+        return item
+
+    def _tensor(self, array: np.ndarray, dtype: type) -> torch.Tensor:
+        tensor = torch.from_numpy(np.array(array, dtype=dtype, subok=False))[None]
+        return tensor.to(self.device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""Dataset layouts: each turns a folder or a list into checked scans."""

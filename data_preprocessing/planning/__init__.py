@@ -1,0 +1,1 @@
+"""From scans to the plan of a preprocessed folder."""

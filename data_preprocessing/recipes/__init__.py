@@ -1,0 +1,1 @@
+"""Recipes: a chain from a scan to a case, and its way back."""

@@ -1,0 +1,1 @@
+"""Encoders that the dynamic U-Net can host."""

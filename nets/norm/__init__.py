@@ -1,0 +1,1 @@
+"""Instance norm and LeakyReLU as one operator."""

@@ -1,0 +1,1 @@
+"""Weights of other programs and our own: read, match, adapt, report, export."""

@@ -1,0 +1,1 @@
+"""Pre-training methods, a package each."""

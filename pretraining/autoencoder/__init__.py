@@ -1,0 +1,1 @@
+"""The autoencoder of whole scans, which ends in their features."""

@@ -1,0 +1,1 @@
+"""Models Genesis: restoration of corrupted patches."""

@@ -1,0 +1,1 @@
+"""Semantic Genesis: discovery, classification and restoration of anatomical patterns."""

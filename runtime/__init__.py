@@ -1,0 +1,1 @@
+"""The machine: affinity, memory, processes, logs, downloads."""

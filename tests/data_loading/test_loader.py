@@ -1,0 +1,198 @@
+"""The iterator: true epochs, the same batches in every run, exact resuming, plain errors."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data_loading import loader as dali_loader
+from data_loading import module as data_module
+from data_loading.loader import Batch, LoaderError, PatchLoader, check_shared_memory
+from data_loading.module import LoaderSettings, patch_loader, patch_spec
+
+pytestmark = pytest.mark.loader
+MakeFolder = Callable[..., tuple]
+INLINE = LoaderSettings(num_workers=0, steps_per_epoch=5)
+
+
+def noisy(_: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(2, 12, 16, 20))
+
+
+@pytest.fixture
+def cases(make_folder: MakeFolder) -> tuple:
+    return make_folder(4, channels=2, image=noisy)
+
+
+def sums(batches: Iterable[Batch]) -> list[tuple[float, int]]:
+    """A fingerprint of every batch."""
+    return [(float(b["image"].double().sum()), int(b["label"].long().sum())) for b in batches]
+
+
+def take(loader: PatchLoader, count: int) -> list[tuple[float, int]]:
+    batches = iter(loader)
+    return sums(next(batches) for _ in range(count))
+
+
+def test_batches_have_the_promised_form(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        batch = next(iter(loader))
+    assert batch["image"].shape == (2, 2, 8, 12, 16)
+    assert batch["image"].dtype == torch.float32
+    assert batch["label"].shape == (2, 1, 8, 12, 16)
+    assert batch["label"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("data2d_dim", [2, 3])
+def test_2d_batches_have_no_depth(make_folder: MakeFolder, data2d_dim: int) -> None:
+    settings = replace(INLINE, batch_size=6, nvol=3, data2d_dim=data2d_dim)
+    with patch_loader(*make_folder(4, patch_size=(12, 16)), settings) as loader:
+        batch = next(iter(loader))
+    assert batch["image"].shape == (6, 1, 12, 16)
+    assert batch["label"].shape == (6, 1, 12, 16)
+
+
+def test_epochs_have_their_length_also_after_an_interrupted_one(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        assert len(loader) == 5
+        assert [len(sums(loader)) for _ in range(3)] == [5, 5, 5]
+        interrupted = take(loader, 2)
+        again = [sums(loader) for _ in range(3)]
+        assert [len(epoch) for epoch in again] == [5, 5, 5]
+        assert again[0][:2] == interrupted  # the interrupted epoch from its start
+        assert loader.epoch == 6
+        assert len({batch for epoch in again for batch in epoch}) == 15
+
+
+def test_steps_follow_from_the_cases(cases: tuple) -> None:
+    folder, plan, names = cases
+    settings = replace(INLINE, steps_per_epoch=None, batch_size=3)
+    with (
+        patch_loader(folder, plan, names, settings) as one,
+        patch_loader(folder, plan, names, settings, world_size=2) as two,
+    ):
+        assert (len(one), len(two)) == (2, 1)
+
+
+def test_runs_workers_and_threads_make_no_difference(cases: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_module, "usable_workers", lambda wanted: wanted)
+    with patch_loader(*cases, INLINE) as loader:
+        expected = sums(loader) + sums(loader)
+    for workers, threads in ((0, 3), (2, 1)):
+        with patch_loader(*cases, replace(INLINE, num_workers=workers)) as loader:
+            loader._spec = replace(loader._spec, num_threads=threads)
+            assert sums(loader) + sums(loader) == expected
+
+
+def test_ranks_see_different_patches(cases: tuple) -> None:
+    seen = []
+    for rank in range(2):
+        with patch_loader(*cases, INLINE, rank=rank, world_size=2) as loader:
+            seen.append(set(sums(loader)) | set(sums(loader)))
+    assert len(seen[0]) == len(seen[1]) == 10
+    assert not seen[0] & seen[1]
+
+
+def test_resuming_within_an_epoch_continues_exactly(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        whole = sums(loader) + sums(loader)
+    with patch_loader(*cases, INLINE) as loader:
+        sums(loader)
+        take(loader, 2)
+        state = loader.state_dict()
+    assert (state["epoch"], state["step"]) == (1, 2)
+    with patch_loader(*cases, INLINE) as loader:
+        loader.load_state_dict(state)
+        loader.set_epoch(1)  # as Lightning does
+        assert sums(loader) == whole[7:]
+        assert loader.state_dict()["epoch"] == 2
+
+
+def test_resuming_with_another_batch_size_is_refused_within_an_epoch_only(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        take(loader, 2)
+        within = loader.state_dict()
+    with patch_loader(*cases, replace(INLINE, batch_size=3)) as loader:
+        with pytest.raises(LoaderError, match=r"other settings: batch_size 2 -> 3"):
+            loader.load_state_dict(within)
+        loader.load_state_dict(within | {"epoch": 4, "step": 0})
+        assert loader.epoch == 4
+
+
+def test_set_epoch_chooses_the_patches(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        sums(loader)
+        second = sums(loader)
+    with patch_loader(*cases, INLINE) as loader:
+        batches = iter(loader)
+        loader.set_epoch(1)  # Lightning makes the iterator first
+        assert sums(batches) == second
+
+
+def test_a_kept_batch_is_not_overwritten(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        kept = list(loader)
+        loader.set_epoch(0)
+        assert sums(kept) == sums(loader)
+
+
+def test_a_constant_batch_repeats_without_loading(cases: tuple) -> None:
+    with patch_loader(*cases, replace(INLINE, constant_batch=True)) as loader:
+        batches = sums(loader) + sums(loader)
+    assert len(batches) == 10
+    assert len(set(batches)) == 1
+
+
+def test_waiting_is_measured(cases: tuple) -> None:
+    with patch_loader(*cases, INLINE) as loader:
+        assert loader.wait_seconds == 0
+        sums(loader)
+        assert loader.wait_seconds > 0
+
+
+def test_unlabelled_cases_give_images_alone(make_folder: MakeFolder) -> None:
+    with patch_loader(*make_folder(2, labelled=False), INLINE, labelled=False) as loader:
+        assert set(next(iter(loader))) == {"image"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_case_is_named(cases: tuple, workers: int) -> None:
+    folder, _, names = cases
+    for name in names:
+        (folder / f"{name}_x.npy").write_bytes(b"broken")
+    with (
+        patch_loader(*cases, replace(INLINE, num_workers=workers)) as loader,
+        pytest.raises(ValueError, match=r"case_\d\d_x\.npy cannot be read .* run preprocess\.py again"),
+    ):
+        next(iter(loader))
+
+
+def test_too_little_shared_memory_is_said_before(cases: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan, _ = cases
+    stat = namedtuple("stat", "f_bavail f_frsize")(1, 4096)
+    monkeypatch.setattr(dali_loader.os, "statvfs", lambda _: stat)
+    spec = replace(patch_spec(plan, INLINE, compiled=True, device_id=None, labelled=True), num_workers=2)
+    with pytest.raises(LoaderError, match=r"/dev/shm has 0 MiB free.*--shm-size.*--num_workers 0"):
+        check_shared_memory(spec)
+
+
+def test_no_cases_is_an_error(cases: tuple) -> None:
+    folder, plan, _ = cases
+    with pytest.raises(LoaderError, match="no training cases"):
+        patch_loader(folder, plan, [], INLINE)
+
+
+@pytest.mark.gpu
+def test_the_gpu_makes_the_batches_of_the_cpu(cases: tuple) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    with patch_loader(*cases, INLINE) as cpu, patch_loader(*cases, INLINE, device_id=0) as gpu:
+        for ours, theirs in zip(cpu, gpu, strict=True):
+            assert theirs["image"].device.type == "cuda"
+            assert float((ours["image"] - theirs["image"].cpu()).abs().median()) < 1e-3
+            assert float((ours["label"] != theirs["label"].cpu()).float().mean()) < 2e-3

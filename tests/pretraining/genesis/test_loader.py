@@ -1,0 +1,172 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from data_loading.loader import LoaderError
+from data_loading.module import LoaderSettings
+from pretraining.genesis.cubes import CubeError, write_cubes
+from pretraining.genesis.loader import CasePatches, CubePatches, GenesisDataModule, cube_plan, genesis_loader
+from pretraining.genesis.transforms import GenesisSettings, transform_on_device
+
+PATCH = (8, 12, 16)
+UNCHANGED = GenesisSettings(methods=("flip",), flip_probability=0.0)
+
+
+def loading(**changes):
+    return LoaderSettings(**({"batch_size": 3, "num_workers": 0, "seed": 5} | changes))
+
+
+@pytest.fixture
+def folder(make_folder):
+    """Three cases of two channels, stored values between -2 and 2, which their json records as the range."""
+    rng = np.random.default_rng(0)
+    volumes = [rng.uniform(-2.5, 2, (2, 12, 16, 20)).astype(np.float32) for _ in range(3)]
+    folder, plan, cases = make_folder(3, channels=2, labelled=False, image=lambda i: volumes[i])
+    return folder, plan, cases, volumes
+
+
+def batches(loader, epochs=1):
+    with loader:
+        return [batch for _ in range(epochs) for batch in loader]
+
+
+def test_patches_are_the_scans_own_intensities_as_zero_to_one(folder):
+    path, plan, cases, volumes = folder
+    patches = CasePatches(path, cases, 2)
+    for batch in batches(genesis_loader(patches, plan, loading(), UNCHANGED, steps=4)):
+        assert torch.equal(batch["image"], batch["target"])
+        assert batch["image"].shape == (3, 2, *PATCH)
+        for patch in batch["target"].numpy():
+            places = [
+                np.lib.stride_tricks.sliding_window_view(np.clip((v[0] + 2) / 4, 0, 1), PATCH).reshape(-1, *PATCH)
+                for v in volumes
+            ]
+            assert min(np.abs(p - patch[0]).max(axis=(1, 2, 3)).min() for p in places) < 1e-6
+
+
+def test_every_scan_is_seen_alike_often_and_batches_are_pure(folder):
+    path, plan, cases, _ = folder
+    patches = CasePatches(path, cases, 2)
+    genesis = GenesisSettings(shuffle_windows=50)
+    first, again = (batches(genesis_loader(patches, plan, loading(), genesis, steps=3), epochs=2) for _ in range(2))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0]["image"], first[3]["image"])  # the next epoch is another
+    assert not torch.equal(first[0]["image"], first[0]["target"])
+    source = genesis_loader(patches, plan, loading(), genesis, steps=3)._pairs
+    assert sorted(source.sampler.case_index(0, i) for i in range(3)) == [0, 1, 2]
+
+
+def test_validation_repeats_its_pairs(folder):
+    path, plan, cases, _ = folder
+    patches = CasePatches(path, cases, 2)
+    seen = batches(genesis_loader(patches, plan, loading(), GenesisSettings(), steps=2, repeats=True), epochs=2)
+    assert all(torch.equal(seen[i]["image"], seen[i + 2]["image"]) for i in range(2))
+    assert not torch.equal(seen[0]["image"], seen[1]["image"])
+
+
+def test_the_worker_and_the_device_draw_the_same_corruption(folder):
+    path, plan, cases, _ = folder
+    settings = GenesisSettings(shuffle_windows=100)
+    loader = genesis_loader(CasePatches(path, cases, 2), plan, loading(), settings, steps=1)
+    (batch,) = batches(loader)
+    untouched = genesis_loader(CasePatches(path, cases, 2), plan, loading(), UNCHANGED, steps=1)
+    (plain,) = batches(untouched)
+    image, target = transform_on_device(plain["target"], loader._pairs.seeds(0), settings)
+    torch.testing.assert_close(image, batch["image"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(target, batch["target"], atol=1e-5, rtol=0)
+
+
+def test_two_dimensional_plans_read_slices(folder):
+    path, plan, cases, _ = folder
+    plan = plan.with_(dim=2, patch_size=(12, 16), mirror_axes=())
+    (batch,) = batches(genesis_loader(CasePatches(path, cases, 2), plan, loading(), GenesisSettings(), steps=1))
+    assert batch["image"].shape == (3, 2, 12, 16)
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    """Cubes of (rows, cols, deps) = (16, 12, 8) that hold their own number in one corner."""
+    rng = np.random.default_rng(1)
+    made = rng.random((7, 16, 12, 8), dtype=np.float32)
+    for number, cube in enumerate(made):
+        cube[15, 0, 0] = number / 10
+    write_cubes(tmp_path / "bat_4_s_16x12x8_0.npy", made[:4])
+    write_cubes(tmp_path / "bat_4_s_16x12x8_1.npy", made[4:])
+    return tmp_path, made
+
+
+def test_published_cube_files_are_read_transposed_and_each_once(cubes):
+    folder, made = cubes
+    patches = CubePatches(folder, (0, 1))
+    plan = cube_plan(folder, patches.size_dhw)
+    assert plan.patch_size == PATCH
+    seen = torch.cat(
+        [b["target"] for b in batches(genesis_loader(patches, plan, loading(batch_size=1), UNCHANGED, steps=7))]
+    )
+    numbers = [round(10 * float(patch[0, 0, 0, 15])) for patch in seen]
+    assert sorted(numbers) == list(range(7))
+    for number, patch in zip(numbers, seen.numpy(), strict=True):
+        np.testing.assert_array_equal(patch[0], made[number].transpose(2, 1, 0))
+
+
+def test_cubes_travel_to_workers_without_their_files(cubes):
+    folder, made = cubes
+    patches = CubePatches(folder, (0, 1))
+    patches.read(0, np.random.default_rng(0), PATCH)
+    assert len(pickle.dumps(patches)) < made.nbytes / 10
+    with loader_of_cubes(folder, num_workers=1) as loader:
+        assert next(iter(loader))["image"].shape == (3, 1, *PATCH)
+
+
+def loader_of_cubes(folder, **changes):
+    patches = CubePatches(folder, (0, 1))
+    return genesis_loader(patches, cube_plan(folder, patches.size_dhw), loading(**changes), UNCHANGED, steps=2)
+
+
+def test_bad_cubes_are_named(cubes):
+    folder, made = cubes
+    with pytest.raises(CubeError, match=r"not so for \[4\]"):
+        CubePatches(folder, (0, 4))
+    write_cubes(folder / "bat_4_s_16x12x8_2.npy", made * 300)
+    patches = CubePatches(folder, (2,))
+    with pytest.raises(LoaderError, match=r"bat_4_s_16x12x8_2.npy: cube \d holds values .* not within"):
+        batches(genesis_loader(patches, cube_plan(folder, patches.size_dhw), loading(), UNCHANGED, steps=1))
+
+
+def test_an_epoch_validates_in_proportion_and_sees_each_scan(folder):
+    path, plan, cases, _ = folder
+    train, validation = CasePatches(path, cases[:2], 2), CasePatches(path, cases[2:], 2)
+
+    def steps(**changes):
+        return GenesisDataModule(train, validation, plan, loading(**changes), UNCHANGED).steps()
+
+    assert steps(batch_size=4) == (16, 8)  # 32 patches of each scan
+    assert steps(steps_per_epoch=1) == (1, 1)
+
+
+def test_patches_of_air_alone_are_drawn_again(make_folder):
+    volume = np.full((1, 12, 16, 60), -2, np.float32)
+    volume[..., 25:30] = 1.0
+    folder, plan, cases = make_folder(1, labelled=False, image=lambda i: volume)
+    loader = genesis_loader(CasePatches(folder, cases, 1), plan, loading(batch_size=8), UNCHANGED, steps=4)
+    patches = torch.cat([batch["target"] for batch in batches(loader)])
+    assert (patches.flatten(1).std(1) > 0).all()
+
+
+def test_no_scans_is_an_error(tmp_path):
+    with pytest.raises(LoaderError, match="no scans to learn from"):
+        CasePatches(tmp_path, [], 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_pairs_of_the_cpu(folder):
+    path, plan, cases, _ = folder
+    patches, settings = CasePatches(path, cases, 2), GenesisSettings(shuffle_windows=100)
+    (cpu,) = batches(genesis_loader(patches, plan, loading(), settings, steps=1))
+    (gpu,) = batches(genesis_loader(patches, plan, loading(), settings, steps=1, device_id=0))
+    assert gpu["image"].device.type == "cuda"
+    torch.testing.assert_close(gpu["image"].cpu(), cpu["image"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(gpu["target"].cpu(), cpu["target"], atol=1e-6, rtol=0)
