@@ -29,7 +29,8 @@ class RegistryError(SettingsError):
 class Registry(Generic[T]):
     """Variants of one kind.
 
-    An entry may have an attribute ``settings``, the subclass of :class:`cases.settings.Settings` that it reads.
+    An entry may have an attribute ``settings``: the subclass of :class:`cases.settings.Settings` that it reads, or a
+    tuple of several.
 
     Attributes:
         kind: what they are, in the singular, for messages: "loss".
@@ -64,12 +65,13 @@ class Registry(Generic[T]):
             raise RegistryError(f"{name} is no {self.kind}: it has no {', '.join(missing)}; see docs/extending.md")
         return found
 
-    def settings_of(self, name: str) -> type[Settings]:
-        """The group of settings that an entry reads; the empty one where it reads none."""
-        kind: Any = getattr(self.get(name), "settings", None) or Settings
-        if not (isinstance(kind, type) and issubclass(kind, Settings)):
+    def settings_of(self, name: str) -> tuple[type[Settings], ...]:
+        """The groups of settings that an entry reads, mostly one; none where it reads none."""
+        found: Any = getattr(self.get(name), "settings", ())
+        kinds = found if isinstance(found, tuple) else (found,)
+        if not all(isinstance(kind, type) and issubclass(kind, Settings) for kind in kinds):
             raise RegistryError(f"{name}: its settings are no subclass of cases.settings.Settings")
-        return kind
+        return kinds
 
 
 def is_own(name: str) -> bool:

@@ -13,10 +13,10 @@ line of the groups that a mode reads::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from cases.registry import Registry
@@ -123,6 +123,40 @@ class Settings:
             given: what the command line, the file and the preset say, by field name, of all groups of the mode.
         """
         return {}
+
+
+G = TypeVar("G", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command was given: ``given[FoldSettings].fold``.
+
+    Attributes:
+        groups: one of each kind that the mode reads; a kind is found by its own class or by one that it extends.
+    """
+
+    groups: tuple[Settings, ...]
+
+    def __getitem__(self, kind: type[G]) -> G:
+        for group in self.groups:
+            if isinstance(group, kind):
+                return group
+        raise KeyError(f"the mode does not read {kind.__name__}")
+
+    def __contains__(self, kind: type[Settings]) -> bool:
+        return any(isinstance(group, kind) for group in self.groups)
+
+    def __iter__(self) -> Iterator[Settings]:
+        return iter(self.groups)
+
+    def with_(self, group: Settings) -> Given:
+        """The same, with this group in the place of the one of its kind."""
+        return Given(tuple(group if type(old) is type(group) else old for old in self.groups))
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, by name, as params.json and checkpoints hold them."""
+        return as_json(*self.groups)
 
 
 def as_json(*groups: Settings) -> dict[str, Any]:
