@@ -9,12 +9,30 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from cases.files import write_json, write_text
+from cases.settings import Settings, setting
+
 Step = int | str | tuple[int, ...]
 EVERYWHERE, FILE_ONLY = 0, 1  # DLLogger's DEFAULT and VERBOSE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsSettings(Settings):
+    """Where results go."""
+
+    results: Path = setting(Path("/results"), "where results go", kept=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings(ResultsSettings):
+    """Where results and the log go."""
+
+    logname: str | None = setting(None, "name of the DLLogger file in --results; None: logs.json", kept=False)
 
 
 class _Logger(Protocol):
@@ -69,15 +87,22 @@ class RunLogger:
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if _epoch_of(line) <= epoch]
         if len(kept) < len(lines):
-            temporary = self._path.with_name(f"{self._path.name}.tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            temporary.replace(self._path)
+            write_text(self._path, "".join(kept))
             self._logger = _make_logger(self._path, append=True)
 
     def flush(self) -> None:
         """Bring every line to the disk."""
         if self._logger is not None:
             self._logger.flush()
+
+
+def open_log(settings: LogSettings, parameters: dict[str, Any], *, rank: int, append: bool = False) -> RunLogger:
+    """The log of a run, with its parameters, which ``params.json`` holds too."""
+    logger = RunLogger(settings.results / (settings.logname or "logs.json"), rank=rank, append=append)
+    if rank == 0:
+        write_json(settings.results / "params.json", parameters)
+        logger.log(step="PARAMETER", data=parameters, verbosity=FILE_ONLY)
+    return logger
 
 
 class PlainLogger:

@@ -1,0 +1,76 @@
+"""Devices, ranks and precision, as Lightning's Trainer and Fabric both take them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from cases.settings import Settings, above, at_least, setting
+from runtime.affinity import Mode, bind_rank
+
+
+class DeviceError(ValueError):
+    """Devices that this machine does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSettings(Settings):
+    """Devices, processes and precision."""
+
+    gpus: int | None = setting(
+        None, "GPUs per node; 0 runs on the CPU; None: 1 where there is one", check=at_least(0), kept=False
+    )
+    nodes: int = setting(1, "nodes", check=above(0), kept=False)
+    cpu_ranks: int = setting(1, "processes (gloo) where --gpus is 0", check=above(0), kept=False)
+    affinity: Mode = setting(
+        "socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs", kept=False
+    )
+    amp: bool = setting(False, "mixed precision: bf16 where the device has it, otherwise fp16 with loss scaling")
+
+    def faults(self) -> list[str]:
+        return ["--cpu_ranks is for --gpus 0"] if self.gpus and self.cpu_ranks > 1 else []
+
+
+def devices(settings: DeviceSettings) -> dict[str, Any]:
+    """Device kind and number, how ranks talk, precision: arguments of Trainer and Fabric.
+
+    Raises:
+        DeviceError: for more GPUs than there are.
+    """
+    gpus = min(torch.cuda.device_count(), 1) if settings.gpus is None else settings.gpus
+    if gpus > torch.cuda.device_count():
+        raise DeviceError(f"--gpus {gpus}, but this machine has {torch.cuda.device_count()}: --gpus 0 runs on the CPU")
+    ranks = gpus or settings.cpu_ranks
+    bf16 = not gpus or torch.cuda.is_bf16_supported(including_emulation=False)
+    return {
+        "accelerator": "gpu" if gpus else "cpu",
+        "devices": ranks,
+        "num_nodes": settings.nodes,
+        "strategy": "ddp" if ranks * settings.nodes > 1 else "auto",
+        "precision": ("bf16-mixed" if bf16 else "16-mixed") if settings.amp else "32-true",
+    }
+
+
+def build_fabric(settings: DeviceSettings) -> Fabric:
+    """Devices, ranks and precision for prediction; all ranks run."""
+    fabric = Fabric(**devices(settings))
+    fabric.launch()
+    bind_rank(settings.affinity, fabric, settings.nodes)
+    return fabric
+
+
+def global_rank() -> int:
+    """Of this process, as far as its launcher told: the first process of a further node knows the node's number."""
+    return getattr(rank_zero_only, "rank", 0) or int(os.environ.get("NODE_RANK", 0))
+
+
+def gpu_of(runner: Trainer | Fabric) -> int | None:
+    """The GPU that this rank's batches are made on; None for the CPU."""
+    device = runner.strategy.root_device if isinstance(runner, Trainer) else runner.device
+    return runner.local_rank if device.type == "cuda" else None
