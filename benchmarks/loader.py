@@ -27,9 +27,9 @@ from nvidia.dali import math as dmath
 from cases.case import CaseInfo, Intensity, list_cases, write_case
 from cases.plan import Normalization, Plan
 from cases.volume import Geometry
-from data_loading.loader import dali_threads
+from data_loading.augmentation.pipeline import EFFECTS, Augmentation
+from data_loading.dali import dali_threads
 from data_loading.module import LoaderSettings, patch_loader
-from data_loading.sources.sampling import EFFECTS, AugmentationSettings
 
 Node = Any
 SHARE = 0.15  # of samples that the baseline zooms, blurs ...
@@ -74,7 +74,8 @@ def run(settings: LoaderBenchmark) -> dict[str, float]:
             num_workers=settings.num_workers,
             steps_per_epoch=settings.warmup + settings.steps * settings.rounds,
         )
-        with patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id) as loader:
+        cases, augmentation = list_cases(folder), Augmentation.nnunet()
+        with patch_loader(folder, plan, cases, loading, augmentation, device_id=settings.device_id) as loader:
             batches = iter(loader)
             baseline = baseline_pipeline(folder, settings)
             rounds = interleave({"ours": lambda: next(batches), "baseline": baseline.run}, settings)
@@ -100,9 +101,9 @@ def effects(settings: LoaderBenchmark) -> dict[str, float]:
                 batch_size=settings.batch_size,
                 num_workers=0,
                 steps_per_epoch=settings.warmup + settings.steps * settings.rounds,
-                augmentation=AugmentationSettings().only(name),
             )
-            made = patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id)
+            only = Augmentation.only(name)
+            made = patch_loader(folder, plan, list_cases(folder), loading, only, device_id=settings.device_id)
             steps[name] = partial(next, iter(open_loaders.enter_context(made)))
         rounds = interleave(steps, settings)
     return {name: 1000 / statistics.median(r[0] for r in measured) for name, measured in rounds.items()}

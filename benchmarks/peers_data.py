@@ -20,6 +20,7 @@ from benchmarks.peers import Comparison, compare, take_turns
 from cases.case import list_cases
 from cases.plan import Normalization, Plan
 from cases.volume import Geometry, write_volume
+from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import LoaderSettings, patch_loader
 from data_preprocessing.layouts.dataset import Scan
 from data_preprocessing.preprocessor import run
@@ -79,7 +80,8 @@ def _loader_rates(settings: LoaderBenchmark, input_dhw: tuple[int, ...]) -> dict
     with tempfile.TemporaryDirectory() as folder:
         plan = make_volumes(Path(folder), settings)
         loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=10_000)
-        with patch_loader(Path(folder), plan, list_cases(Path(folder)), loading) as batches:
+        cases = list_cases(Path(folder))
+        with patch_loader(Path(folder), plan, cases, loading, Augmentation.nnunet()) as batches:
             stream = iter(batches)
             return interleave({"ours": lambda: next(stream), "nnunetv2": theirs}, settings)
 

@@ -15,6 +15,7 @@ import torch
 from benchmarks.loader import LoaderBenchmark, make_volumes
 from cases.case import CaseError, list_cases, open_array, read_info
 from cases.plan import Plan
+from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import LoaderSettings, patch_loader
 from data_preprocessing.layouts.dataset import read_dataset
 from data_preprocessing.phantom import Phantom, write_dataset
@@ -107,7 +108,8 @@ def loader(settings: WorkSettings) -> Iterator[Work]:
     """A batch with the full augmentation; read and computed in this process, whose CPU time counts."""
     loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=10**6)
     with preprocessed(settings) as (folder, plan):
-        batches = patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id)
+        augmentation = Augmentation.nnunet()
+        batches = patch_loader(folder, plan, list_cases(folder), loading, augmentation, device_id=settings.device_id)
         with batches:
             stream = iter(batches)
             yield Work(lambda: next(stream), settings.batch_size, "samples")
@@ -193,7 +195,8 @@ def training_step(settings: WorkSettings) -> Iterator[Work]:
         optimizer = build_optimizer(network.parameters(), OptimizationSettings())
         loss = SegmentationLoss()
         loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=1)
-        with patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id) as batches:
+        cases, augmentation = list_cases(folder), Augmentation.nnunet()
+        with patch_loader(folder, plan, cases, loading, augmentation, device_id=settings.device_id) as batches:
             batch = next(iter(batches))
 
     def step() -> None:

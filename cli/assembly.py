@@ -18,10 +18,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from cases.case import list_cases
 from cases.plan import PLAN_FILE, Plan, PlanError
 from cases.regions import brats_regions
+from cases.settings import Given
 from cases.splits import draw_cases, split
-from data_loading.classes import ClassDataModule, read_classes
-from data_loading.module import LoaderSettings, SegmentationDataModule
-from data_loading.sources.sampling import AugmentationSettings
+from data_loading.augmentation.pipeline import AUGMENTATION_GROUPS, Augmentation, AugmentationSettings
+from data_loading.classes import ClassDataModule
+from data_loading.module import LoaderSettings, SegmentationDataModule, SliceSettings
+from data_loading.sources.classes import read_classes
+from data_loading.sources.sampling import PlaceSettings
 from inference.sliding_window import SlidingWindow
 from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
@@ -74,8 +77,7 @@ def load_plan(settings: MainSettings) -> Plan:
 
 def training_plan(settings: MainSettings) -> Plan:
     """The folder's plan with the axes that training mirrors."""
-    plan = load_plan(settings)
-    return plan if settings.mirror_axes is None else plan.with_(mirror_axes=settings.mirror_axes)
+    return AugmentationSettings(mirror_axes=settings.mirror_axes).mirrored(load_plan(settings))
 
 
 def fold_cases(settings: MainSettings) -> tuple[list[str], list[str]]:
@@ -173,20 +175,22 @@ def network_of(settings: MainSettings) -> NetworkSettings:
 
 
 def loader_of(settings: MainSettings) -> LoaderSettings:
-    augmentation = AugmentationSettings()
-    if settings.augment == "none":
-        augmentation = replace(AugmentationSettings.none(), mirror=augmentation.mirror)
     return LoaderSettings(
         batch_size=settings.batch_size,
         num_workers=settings.num_workers,
-        oversampling=settings.oversampling,
         seed=settings.seed,
-        steps_per_epoch=settings.train_batches or settings.steps_per_epoch,
-        augmentation=augmentation,
-        data2d_dim=settings.data2d_dim,
-        nvol=settings.nvol,
-        constant_batch=settings.constant_batch,
+        steps_per_epoch=settings.steps_per_epoch,
+        train_batches=settings.train_batches,
     )
+
+
+def augmentation_of(settings: MainSettings) -> Augmentation:
+    chosen = AugmentationSettings(augment=settings.augment, mirror_axes=settings.mirror_axes)
+    return Augmentation.of(Given(tuple(kind() for kind in AUGMENTATION_GROUPS)).with_(chosen))
+
+
+def slices_of(settings: MainSettings) -> SliceSettings:
+    return SliceSettings(data2d_dim=settings.data2d_dim, nvol=settings.nvol)
 
 
 def optimization_of(settings: MainSettings) -> OptimizationSettings:
@@ -377,6 +381,10 @@ def data_of(
         train_cases=train_cases,
         val_cases=val_cases,
         settings=loader_of(settings),
+        augmentation=augmentation_of(settings),
+        places=PlaceSettings(oversampling=settings.oversampling),
+        slices=slices_of(settings),
+        constant=settings.constant_batch,
         device_id=gpu_of(trainer),
     )
 
@@ -388,6 +396,8 @@ def class_data_of(settings: MainSettings, module: ClassificationModule, trainer:
         *fold_cases(settings),
         module.table,
         loader_of(settings),
+        augmentation_of(settings),
+        slices=slices_of(settings),
         device_id=gpu_of(trainer),
     )
 

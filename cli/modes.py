@@ -27,6 +27,7 @@ from cli.assembly import (
     load_plan,
     loader_of,
     open_log,
+    slices_of,
     start_weights,
     training_callbacks,
     training_plan,
@@ -35,7 +36,9 @@ from cli.assembly import (
 from cli.fitting import fit
 from cli.pretraining import pretraining_of, write_scan_features
 from cli.segmenting import evaluate_list, source_of, write_predictions
-from data_loading.module import patch_loader
+from data_loading.augmentation.pipeline import Augmentation
+from data_loading.module import VolumeDataModule, patch_loader
+from data_loading.sources.sampling import PlaceSettings
 from pretraining.genesis.loader import GenesisDataModule
 from pretraining.restoration import RestorationPictures
 from runtime.dllogger_backend import RunLogger
@@ -144,7 +147,8 @@ def evaluate(settings: MainSettings) -> int:
     _, val_cases = split(list_cases(settings.folder), settings.nfolds, settings.fold)
     module = build_module(checkpoint.plan, settings, checkpoint)
     trainer = build_trainer(settings, [RichProgressBar()])
-    trainer.validate(module, datamodule=data_of(settings, checkpoint.plan, [], val_cases, trainer), verbose=False)
+    data = VolumeDataModule(settings.folder, checkpoint.plan, val_cases, gpu_of(trainer))
+    trainer.validate(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         open_log(settings, append=True).log(step=(), data=module.evaluation())
         print(module.said)
@@ -184,7 +188,11 @@ def benchmark_predict(settings: MainSettings) -> int:
         settings.folder,
         plan,
         list_cases(settings.folder),
-        replace(loader_of(settings), steps_per_epoch=steps, augmentation=None),
+        replace(loader_of(settings), steps_per_epoch=steps, train_batches=0),
+        Augmentation(),
+        places=PlaceSettings(oversampling=settings.oversampling),
+        slices=slices_of(settings),
+        constant=settings.constant_batch,
         device_id=fabric.device.index if fabric.device.type == "cuda" else None,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

@@ -1,96 +1,28 @@
-"""Patches with the classes of their scan, and the table that holds them."""
+"""Training and validation data of a classification: patches with the classes of their scan."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 from nvidia.dali import types
 
 from cases.plan import Plan
-from data_loading.loader import Node, PatchLoader, Port
-from data_loading.module import FoldDataModule, LoaderSettings, batches_identity, patch_source, patch_spec
-from data_loading.sources.patches import PatchSource, SampleInfo
-
-
-class ClassTableError(ValueError):
-    """A table of classes that cannot be read, or does not fit the cases."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassTable:
-    """Classes of scans.
-
-    Attributes:
-        names: of the classes, or of the labels where a scan may have several.
-        targets: by case: float32, (1,) the class' number, or (labels,) of 0 and 1.
-    """
-
-    names: tuple[str, ...]
-    targets: Mapping[str, np.ndarray]
-
-
-def read_classes(path: Path, cases: Sequence[str], kind: Literal["ce", "bce"]) -> ClassTable:
-    """Read ``case,label[,label...]`` with a heading line; cases that are not in the folder are left out.
-
-    Args:
-        cases: of the folder; those without a line are not learnt from.
-        kind: "ce": one label column, each scan in the class that it names. "bce": columns of 0 and 1.
-
-    Raises:
-        ClassTableError: naming the file and the line.
-    """
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            rows = [row for row in csv.reader(stream) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClassTableError(f"{path} cannot be read ({error}); give a CSV file case,label[,label...]") from error
-    width = len(rows[0]) if rows else 0
-    if width < 2 or (kind == "ce" and width != 2):
-        wanted = "case,label" if kind == "ce" else "case,label[,label...]"
-        raise ClassTableError(f"{path} has {width} columns, wanted {wanted}; several labels a scan need --loss bce")
-    heading, *lines = ([cell.strip() for cell in row] for row in rows)
-    known, texts = set(cases), dict[str, list[str]]()
-    for number, (case, *labels) in enumerate(lines, start=2):
-        if len(labels) != width - 1 or (kind == "bce" and not set(labels) <= {"0", "1"}):
-            raise ClassTableError(f"{path}, line {number}: {width - 1} labels{' 0 or 1' * (kind == 'bce')} wanted")
-        if case in texts:
-            raise ClassTableError(f"{path}, line {number}: {case} has a line already")
-        if case in known:
-            texts[case] = labels
-    if not texts:
-        raise ClassTableError(f"{path} names none of the {len(known)} cases, such as {min(known, default='none')}")
-    if kind == "bce":
-        vectors = {case: np.array(labels, np.float32) for case, labels in texts.items()}
-        return ClassTable(names=tuple(heading[1:]), targets=vectors)
-    names = tuple(sorted({labels[0] for labels in texts.values()}))
-    if len(names) < 2:
-        raise ClassTableError(f"{path} has one class, {names[0]}: at least two are needed")
-    return ClassTable(
-        names=names, targets={case: np.array([names.index(labels[0])], np.float32) for case, labels in texts.items()}
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassSource:
-    """A PatchSource of scans without label maps whose arrays are followed by the scan's target."""
-
-    patches: PatchSource
-    targets: tuple[np.ndarray, ...]
-
-    def at(self, global_step: int) -> ClassSource:
-        """The same source for a pipeline that begins at ``global_step``."""
-        return replace(self, patches=self.patches.at(global_step))
-
-    def __call__(self, info: SampleInfo) -> tuple[np.ndarray, ...]:
-        patches = self.patches
-        group = info.idx_in_batch // patches.run
-        case = patches.sampler.case_index(patches.first_step + info.iteration, group)
-        return (*patches(info), self.targets[case])
+from data_loading.augmentation.effect import Node
+from data_loading.augmentation.pipeline import Augmentation
+from data_loading.dali import Port
+from data_loading.loader import PatchLoader
+from data_loading.module import (
+    SLICES,
+    FoldDataModule,
+    LoaderSettings,
+    SliceSettings,
+    batches_identity,
+    patch_source,
+    patch_spec,
+)
+from data_loading.sources.classes import ClassSource, ClassTable
 
 
 def class_loader(
@@ -98,17 +30,29 @@ def class_loader(
     plan: Plan,
     cases: Sequence[str],
     table: ClassTable,
-    settings: LoaderSettings,
+    loading: LoaderSettings,
+    augmentation: Augmentation,
     *,
+    slices: SliceSettings = SLICES,
     device_id: int | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> PatchLoader:
-    """Batches {"image": (N, C, *patch), "target": (N, 1) or (N, labels) float32} on the device."""
+    """Batches {"image": (N, C, *patch), "target": (N, 1) or (N, labels) float32} on the device; see patch_loader."""
+    compiled = device_id is None
     patches = patch_source(
-        folder, plan, cases, settings, compiled=device_id is None, rank=rank, world_size=world_size, labelled=False
+        folder,
+        plan,
+        cases,
+        loading,
+        augmentation,
+        slices=slices,
+        compiled=compiled,
+        rank=rank,
+        world_size=world_size,
+        labelled=False,
     )
-    spec = patch_spec(plan, settings, compiled=device_id is None, device_id=device_id, labelled=False)
+    spec = patch_spec(plan, loading, augmentation, compiled=compiled, device_id=device_id, labelled=False)
     augment = spec.graph
 
     def graph(*nodes: Node) -> tuple[Node, ...]:
@@ -120,12 +64,15 @@ def class_loader(
     )
     source = ClassSource(patches=patches, targets=tuple(table.targets[case] for case in patches.cases))
     steps = patches.sampler.steps_per_epoch
-    identity = batches_identity(settings, patches.cases, steps, world_size)
-    return PatchLoader(source, spec, steps=steps, identity=identity)
+    return PatchLoader(source, spec, steps=steps, identity=batches_identity(loading, patches.cases, steps, world_size))
 
 
 class ClassDataModule(FoldDataModule):
-    """Patches with their scan's classes to train on, whole scans to validate on; scans without a class are left out."""
+    """Patches with their scan's classes to train on, whole scans to validate on; scans without a class are left out.
+
+    Args:
+        table: the classes; the others as FoldDataModule's.
+    """
 
     def __init__(
         self,
@@ -135,14 +82,25 @@ class ClassDataModule(FoldDataModule):
         val_cases: Sequence[str],
         table: ClassTable,
         settings: LoaderSettings,
+        augmentation: Augmentation,
+        *,
+        slices: SliceSettings = SLICES,
         device_id: int | None = None,
     ) -> None:
         train, val = ([case for case in cases if case in table.targets] for cases in (train_cases, val_cases))
-        super().__init__(folder, plan, train, val, settings, device_id)
+        super().__init__(folder, plan, train, val, settings, augmentation, slices=slices, device_id=device_id)
         self.table = table
 
     def train_dataloader(self) -> PatchLoader:
         loader = class_loader(
-            self.folder, self.plan, self.train_cases, self.table, self.settings, device_id=self.device_id, **self.ranks
+            self.folder,
+            self.plan,
+            self.train_cases,
+            self.table,
+            self.settings,
+            self.augmentation,
+            slices=self.slices,
+            device_id=self.device_id,
+            **self.ranks,
         )
         return self.kept(loader)

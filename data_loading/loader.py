@@ -1,129 +1,30 @@
-"""The DALI pipeline of patches and the one iterator over it.
+"""The one iterator over the pipeline of patches.
 
-The pipeline runs endlessly over global steps (epoch * steps + step): it never ends an epoch, is never reset,
-and prefetches across epochs. The iterator owns the epoch, so its length is fixed and true.
+The pipeline never ends an epoch (``dali.py``). The iterator owns the epoch, so its length is fixed and true.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import re
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
-from data_loading.augmentation import pipeline as augmentation
+from data_loading.dali import PipelineSpec, build_pipeline
+from data_loading.errors import LoaderError
+from data_loading.sources.source import Source
 
-PREFETCH = 2  # batches computed ahead
-SHARED_MEMORY = Path("/dev/shm")
-
-Node = Any  # DALI's DataNode
 Batch = dict[str, torch.Tensor]
-TORCH_TYPES = {types.DALIDataType.FLOAT: torch.float32, types.DALIDataType.UINT8: torch.uint8}
-
-
-class LoaderError(ValueError):
-    """Data or settings that cannot be loaded from."""
-
-
-class Source(Protocol):
-    """What feeds a pipeline: a callable that the workers unpickle, one call a sample."""
-
-    def __call__(self, info: Any) -> tuple[Any, ...]: ...
-
-    def at(self, global_step: int) -> Source: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Port:
-    """One output of a source as DALI needs it: type, number of axes, layout ("" for plain numbers)."""
-
-    dtype: Any
-    ndim: int
-    layout: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineSpec:
-    """Everything a pipeline is built from.
-
-    Attributes:
-        ports: the source's outputs, in order.
-        graph: takes their DALI nodes, all on the CPU, and returns those of the batch, on the device. It is
-            traced under ``enable_conditionals``, so a plain ``if`` works by sample.
-        names: keys of the batch, one an output of ``graph``.
-        sample_bytes: the most that one sample of the source takes, for the check of /dev/shm.
-        num_workers: processes that run the source; 0 runs it in this one.
-        num_threads: DALI's own threads.
-    """
-
-    ports: tuple[Port, ...]
-    graph: Callable[..., tuple[Node, ...]]
-    names: tuple[str, ...]
-    batch_size: int
-    sample_bytes: int
-    device_id: int | None = None
-    num_workers: int = 0
-    num_threads: int = 1
-
-
-@pipeline_def(enable_conditionals=True)
-def _pipeline(source: Source, spec: PipelineSpec) -> tuple[Node, ...]:
-    inputs = fn.external_source(
-        source=source,
-        num_outputs=len(spec.ports),
-        batch=False,
-        parallel=spec.num_workers > 0,
-        dtype=[port.dtype for port in spec.ports],
-        ndim=[port.ndim for port in spec.ports],
-        layout=[port.layout for port in spec.ports],
-    )
-    return spec.graph(*inputs)
-
-
-def finished_graph(*nodes: Node) -> tuple[Node, ...]:
-    """Nothing is left to do: the source's arrays are the batch."""
-    return nodes
-
-
-def patch_graph(
-    *, shape: tuple[int, ...], in_plane: bool, labelled: bool, gpu: bool
-) -> Callable[..., tuple[Node, ...]]:
-    """The training graph: (image, [label,] parameters, matrix, seed) of a PatchSource -> (image, [label]).
-
-    Args:
-        shape: (C, *axes) of a patch.
-        in_plane: see augmentation.augment_intensity.
-    """
-    sides = shape[1:]
-
-    def place(image: Node, parameters: Node, matrix: Node, seed: Node) -> Node:
-        if parameters[0] > 0:
-            image = augmentation.warp_image(image, matrix, sides)
-        if parameters[1] > 0:
-            image = augmentation.add_noise(image, seed, parameters[1], shape)
-        return augmentation.augment_intensity(image, parameters[2:], shape, in_plane)
-
-    def with_label(image: Node, label: Node, parameters: Node, matrix: Node, seed: Node) -> tuple[Node, ...]:
-        image, label = (image.gpu(), label.gpu()) if gpu else (image, label)
-        if parameters[0] > 0:
-            label = augmentation.warp_label(label, matrix, sides)
-        return place(image, parameters, matrix, seed), label
-
-    def without_label(image: Node, parameters: Node, matrix: Node, seed: Node) -> tuple[Node, ...]:
-        return (place(image.gpu() if gpu else image, parameters, matrix, seed),)
-
-    return with_label if labelled else without_label
+TORCH_TYPES = {
+    types.DALIDataType.FLOAT: torch.float32,
+    types.DALIDataType.UINT8: torch.uint8,
+    types.DALIDataType.INT64: torch.int64,
+}
 
 
 class PatchLoader:
@@ -239,21 +140,7 @@ class PatchLoader:
 
     def _build(self, global_step: int) -> None:
         self.close()
-        spec = self._spec
-        if spec.num_workers:
-            check_shared_memory(spec)
-        self._run = _pipeline(
-            self._source.at(global_step),
-            spec,
-            batch_size=spec.batch_size,
-            num_threads=spec.num_threads,
-            device_id=spec.device_id,
-            prefetch_queue_depth=PREFETCH,
-            py_num_workers=max(1, spec.num_workers),
-            py_start_method="spawn",  # fork is refused once CUDA has started
-        )
-        with _uninterrupted_children():
-            self._run.build()
+        self._run = build_pipeline(self._source, self._spec, global_step)
         self._next_step = global_step
 
     def close(self) -> None:
@@ -261,49 +148,6 @@ class PatchLoader:
         if self._run is not None:
             self._run, self._next_step = None, -1
             gc.collect()  # a pipeline that is left to the interpreter's exit can block it
-
-
-@contextmanager
-def _uninterrupted_children() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C, which the terminal sends to them too: this one stops them.
-
-    A blocked signal stays blocked in a new process; here it is only put off.
-    """
-    resource_tracker.ensure_running()  # where the first process to start does this, it unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def check_shared_memory(spec: PipelineSpec) -> None:
-    """Raises LoaderError where /dev/shm has no room for what the workers hand over."""
-    if not SHARED_MEMORY.is_dir():
-        return
-    stat = os.statvfs(SHARED_MEMORY)
-    free, needed = stat.f_bavail * stat.f_frsize, shared_memory_bytes(spec)
-    if free < needed:
-        raise LoaderError(
-            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, but {spec.num_workers} workers with batches of "
-            f"{spec.batch_size} need about {needed / 2**20:.0f} MiB: start the container with --shm-size=8g, or set "
-            "--num_workers 0"
-        )
-
-
-def shared_memory_bytes(spec: PipelineSpec) -> int:
-    """An upper estimate: the batches in flight, twice, as DALI's buffers grow by doubling."""
-    return 2 * PREFETCH * spec.batch_size * spec.sample_bytes
-
-
-def usable_workers(wanted: int) -> int:
-    """At most one worker process for each core that this process may use."""
-    return min(wanted, len(os.sched_getaffinity(0)))
-
-
-def dali_threads() -> int:
-    """Threads of DALI itself: what they compute beside the workers seldom fills more than four."""
-    return usable_workers(4)
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,102 +16,116 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.plan import Plan
-from data_loading.loader import (
-    LoaderError,
-    PatchLoader,
-    PipelineSpec,
-    Port,
-    dali_threads,
-    finished_graph,
-    patch_graph,
-    usable_workers,
-)
-from data_loading.sources.patches import CaseReader, PatchSource
-from data_loading.sources.sampling import AugmentationSettings, PatchSampler
+from cases.settings import Settings, at_least, setting
+from data_loading.augmentation.pipeline import Augmentation
+from data_loading.dali import PipelineSpec, Port, dali_threads, finished_graph, patch_graph, usable_workers
+from data_loading.errors import LoaderError
+from data_loading.loader import PatchLoader
+from data_loading.sources.patches import PatchSource
+from data_loading.sources.reader import CaseReader
+from data_loading.sources.sampling import PatchSampler, PlaceSettings
 from data_loading.volumes import VolumeLoader
 
 Loader = TypeVar("Loader", bound=PatchLoader)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderSettings:
-    """How patches are loaded.
+class LoaderSettings(Settings):
+    """Loading of patches."""
 
-    Attributes:
-        batch_size: patches of one rank and step; slices for a 2D plan.
-        num_workers: processes that read patches, at most one a core; 0 reads in the training process.
-        oversampling: probability that a patch is centred on foreground.
-        steps_per_epoch: None for as many as visit each case about once.
-        augmentation: None switches all of it off, mirroring too.
-        mirror_axes: axes of the patch that may be mirrored; None for the plan's.
-        data2d_dim: for a 2D plan: 3 fills a batch with neighbouring slices of ``nvol`` volumes, 2 draws each alone.
-        constant_batch: repeat one batch without loading; shows a benchmark what loading costs.
-    """
+    error = LoaderError
 
-    batch_size: int = 2
-    num_workers: int = 8
-    oversampling: float = 0.4
-    seed: int = 1
-    steps_per_epoch: int | None = None
-    augmentation: AugmentationSettings | None = field(default_factory=AugmentationSettings)
-    mirror_axes: tuple[int, ...] | None = None
-    data2d_dim: Literal[2, 3] = 3
-    nvol: int = 4
-    constant_batch: bool = False
+    batch_size: int = setting(2, "training patches per GPU", check=at_least(1))
+    num_workers: int = setting(
+        8,
+        "reading processes per rank, at most one per core; 0 reads in the main process",
+        check=at_least(0),
+        kept=False,
+    )
+    seed: int = setting(1, "seed of weights, patches and augmentation", check=at_least(0))
+    steps_per_epoch: int | None = setting(
+        None,
+        "steps of an epoch; None: one patch per case; in pre-training 32 per scan, or each cube once",
+        check=at_least(1),
+    )
+    train_batches: int = setting(
+        0, "limits the steps of an epoch, or of a pass with --benchmark; 0: no limit", check=at_least(0)
+    )
 
-    def __post_init__(self) -> None:
-        faults = [
-            f"{name} {value} is below {least}"
-            for name, least in (("batch_size", 1), ("num_workers", 0), ("nvol", 1), ("seed", 0))
-            if (value := getattr(self, name)) < least
-        ]
-        if not 0 <= self.oversampling <= 1:
-            faults.append(f"oversampling {self.oversampling} is not a probability")
-        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            faults.append(f"steps_per_epoch {self.steps_per_epoch} is below 1")
-        if self.data2d_dim not in (2, 3):
-            faults.append(f"data2d_dim {self.data2d_dim} is neither 2 nor 3")
-        if faults:
-            raise LoaderError("loader: " + "; ".join(faults))
+    @property
+    def steps(self) -> int | None:
+        """Steps of an epoch where they are given; None: as the data say."""
+        return self.train_batches or self.steps_per_epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceSettings(Settings):
+    """Batches of slices, for 2D networks."""
+
+    error = LoaderError
+
+    data2d_dim: Literal[2, 3] = setting(
+        3, "2D batches: 3 takes neighbouring slices of --nvol volumes, 2 takes single slices"
+    )
+    nvol: int = setting(4, "volumes in a 2D batch", check=at_least(1))
+
+
+PLACES, SLICES = PlaceSettings(), SliceSettings()  # their defaults
 
 
 def patch_loader(
     folder: Path,
     plan: Plan,
     cases: Sequence[str],
-    settings: LoaderSettings,
+    loading: LoaderSettings,
+    augmentation: Augmentation,
     *,
+    places: PlaceSettings = PLACES,
+    slices: SliceSettings = SLICES,
     device_id: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     labelled: bool = True,
+    constant: bool = False,
 ) -> PatchLoader:
     """Batches {"image": (N, C, *patch) float32, "label": (N, 1, *patch) uint8} on the device.
 
     Args:
+        augmentation: the effects in use; ``Augmentation()`` is none, mirroring neither.
         device_id: the GPU; None computes on the CPU.
         rank, world_size: global.
         labelled: False for cases without labels: no "label", and no oversampling.
+        constant: repeat one batch without loading; shows a benchmark what loading costs.
 
     Raises:
         LoaderError: if there are no cases; while iterating, for a case that cannot be read.
     """
     source = patch_source(
-        folder, plan, cases, settings, compiled=device_id is None, rank=rank, world_size=world_size, labelled=labelled
+        folder,
+        plan,
+        cases,
+        loading,
+        augmentation,
+        places=places,
+        slices=slices,
+        compiled=device_id is None,
+        rank=rank,
+        world_size=world_size,
+        labelled=labelled,
     )
     steps = source.sampler.steps_per_epoch
-    spec = patch_spec(plan, settings, compiled=device_id is None, device_id=device_id, labelled=labelled)
-    identity = batches_identity(settings, source.cases, steps, world_size)
-    return PatchLoader(source, spec, steps=steps, identity=identity, constant=settings.constant_batch)
+    spec = patch_spec(plan, loading, augmentation, compiled=device_id is None, device_id=device_id, labelled=labelled)
+    identity = batches_identity(loading, source.cases, steps, world_size)
+    return PatchLoader(source, spec, steps=steps, identity=identity, constant=constant)
 
 
 def batches_identity(
-    settings: LoaderSettings, names: Sequence[str], steps: int, world_size: int
+    loading: LoaderSettings, names: Sequence[str], steps: int, world_size: int
 ) -> dict[str, int | str]:
     """What decides which batches come, as PatchLoader takes it; ``names`` of what is loaded from."""
     return {
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
+        "seed": loading.seed,
+        "batch_size": loading.batch_size,
         "world_size": world_size,
         "steps": steps,
         "cases": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
@@ -122,8 +136,11 @@ def patch_source(
     folder: Path,
     plan: Plan,
     cases: Sequence[str],
-    settings: LoaderSettings,
+    loading: LoaderSettings,
+    augmentation: Augmentation,
     *,
+    places: PlaceSettings = PLACES,
+    slices: SliceSettings = SLICES,
     compiled: bool,
     rank: int = 0,
     world_size: int = 1,
@@ -132,46 +149,45 @@ def patch_source(
     """The source of :func:`patch_loader`; ``compiled`` as in PatchSource. Raises LoaderError without cases."""
     if not cases:
         raise LoaderError(f"{folder}: no training cases; run preprocess.py, or choose another fold")
-    volumes, run = batch_layout(plan, settings)
-    steps = settings.steps_per_epoch or math.ceil(len(cases) / (volumes * world_size))
-    sampler = patch_sampler(plan, settings, n_cases=len(cases), batch_size=volumes, steps=steps)
+    volumes, run = batch_layout(plan, loading, slices)
+    sampler = PatchSampler(
+        seed=loading.seed,
+        n_cases=len(cases),
+        batch_size=volumes,
+        steps_per_epoch=loading.steps or math.ceil(len(cases) / (volumes * world_size)),
+        patch_dhw=(*[1] * (3 - plan.dim), *plan.patch_size),  # type: ignore[arg-type]
+        channels=plan.in_channels,
+        axes=plan.dim,
+        oversampling=places.oversampling,
+        in_plane=plan.dim == 2 or plan.anisotropic,
+        mirror_axes=tuple(axis + 3 - plan.dim for axis in plan.mirror_axes),
+        augmentation=augmentation,
+    )
     return PatchSource(
         reader=CaseReader(folder, plan.in_channels, labelled=labelled),
         cases=tuple(sorted(cases)),
         sampler=sampler.for_rank(rank, world_size),
         compiled=compiled,
-        axes=plan.dim,
         run=run,
     )
 
 
-def batch_layout(plan: Plan, settings: LoaderSettings) -> tuple[int, int]:
+def batch_layout(plan: Plan, loading: LoaderSettings, slices: SliceSettings) -> tuple[int, int]:
     """(volumes, neighbouring slices of each) in a batch; the last volume may give fewer slices."""
-    if plan.dim == 3 or settings.data2d_dim == 2:
-        return settings.batch_size, 1
-    volumes = min(settings.nvol, settings.batch_size)
-    return volumes, math.ceil(settings.batch_size / volumes)
-
-
-def patch_sampler(plan: Plan, settings: LoaderSettings, *, n_cases: int, batch_size: int, steps: int) -> PatchSampler:
-    """The sampler that a plan and the settings describe, for a single rank."""
-    mirror = plan.mirror_axes if settings.mirror_axes is None else settings.mirror_axes
-    return PatchSampler(
-        seed=settings.seed,
-        n_cases=n_cases,
-        batch_size=batch_size,
-        steps_per_epoch=steps,
-        patch_dhw=(*[1] * (3 - plan.dim), *plan.patch_size),  # type: ignore[arg-type]
-        channels=plan.in_channels,
-        oversampling=settings.oversampling,
-        in_plane=plan.dim == 2 or plan.anisotropic,
-        mirror_axes=tuple(axis + 3 - plan.dim for axis in mirror),
-        augmentation=settings.augmentation or AugmentationSettings.none(),
-    )
+    if plan.dim == 3 or slices.data2d_dim == 2:
+        return loading.batch_size, 1
+    volumes = min(slices.nvol, loading.batch_size)
+    return volumes, math.ceil(loading.batch_size / volumes)
 
 
 def patch_spec(
-    plan: Plan, settings: LoaderSettings, *, compiled: bool, device_id: int | None, labelled: bool
+    plan: Plan,
+    loading: LoaderSettings,
+    augmentation: Augmentation,
+    *,
+    compiled: bool,
+    device_id: int | None,
+    labelled: bool,
 ) -> PipelineSpec:
     """The pipeline that belongs to a PatchSource of this plan; ``compiled`` as there."""
     layout = "C" + "DHW"[-plan.dim :]
@@ -181,28 +197,25 @@ def patch_spec(
     )
     ports, graph = (image, *[label] * labelled), finished_graph
     if not compiled:
-        ports += (
-            Port(dtype=types.DALIDataType.FLOAT, ndim=1),
-            Port(dtype=types.DALIDataType.FLOAT, ndim=2),
-            Port(dtype=types.DALIDataType.UINT32, ndim=1),
-        )
+        ports += tuple(Port(dtype=types.DALIDataType.FLOAT, ndim=ndim) for ndim in (1, 2))
         graph = patch_graph(
+            augmentation,
             shape=(plan.in_channels, *plan.patch_size),
             in_plane=plan.dim == 2 or plan.anisotropic,
             labelled=labelled,
             gpu=device_id is not None,
         )
     # For the graph a worker hands over the box under the largest rotation and scaling; nnU-Net reads 1.6 times a side.
-    growth = 1.0 if compiled or settings.augmentation is None else 1.7**plan.dim
+    growth = 1.0 if compiled or not augmentation.warps else 1.7**plan.dim
     voxels = int(np.prod(plan.patch_size))
     return PipelineSpec(
         ports=ports,
         graph=graph,
         names=("image", "label") if labelled else ("image",),
-        batch_size=settings.batch_size,
+        batch_size=loading.batch_size,
         sample_bytes=int(voxels * growth * (4 * plan.in_channels + labelled)),
         device_id=device_id,
-        num_workers=usable_workers(settings.num_workers),
+        num_workers=usable_workers(loading.num_workers),
         num_threads=dali_threads(),
     )
 
@@ -225,8 +238,7 @@ class PatchDataModule(LightningDataModule):
     @property
     def ranks(self) -> dict[str, Any]:
         """``rank`` and ``world_size``."""
-        trainer = self.trainer
-        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+        return _ranks(self)
 
     def kept(self, loader: Loader) -> Loader:
         """A loader that is stopped when the run ends."""
@@ -244,7 +256,7 @@ class PatchDataModule(LightningDataModule):
         return {"world_size": self.trainer.world_size, "steps_per_epoch": self.trainer.num_training_batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.settings = replace(self.settings, steps_per_epoch=state["steps_per_epoch"])
+        self.settings = replace(self.settings, steps_per_epoch=state["steps_per_epoch"], train_batches=0)
         was, now = state["world_size"], self.ranks.get("world_size", 1)
         if was != now:
             _warn(
@@ -253,9 +265,32 @@ class PatchDataModule(LightningDataModule):
             )
 
 
+def _ranks(data: LightningDataModule) -> dict[str, Any]:
+    trainer = data.trainer
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+
+
 @rank_zero_only
 def _warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+class VolumeDataModule(LightningDataModule):
+    """Whole volumes to evaluate on.
+
+    Args:
+        folder: a preprocessed folder.
+        plan: its plan.
+        val_cases: names.
+        device_id: the GPU that the volumes are put on; None for the CPU.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, val_cases: Sequence[str], device_id: int | None = None) -> None:
+        super().__init__()
+        self.folder, self.plan, self.val_cases, self.device_id = Path(folder), plan, tuple(val_cases), device_id
+
+    def val_dataloader(self) -> VolumeLoader:
+        return _volume_loader(self)
 
 
 class FoldDataModule(PatchDataModule):
@@ -265,6 +300,7 @@ class FoldDataModule(PatchDataModule):
         folder: a preprocessed folder.
         plan: its plan.
         train_cases, val_cases: names.
+        settings, augmentation, places, slices: of the training patches; see patch_loader.
         device_id: the GPU that the batches are made on; None for the CPU.
     """
 
@@ -275,22 +311,48 @@ class FoldDataModule(PatchDataModule):
         train_cases: Sequence[str],
         val_cases: Sequence[str],
         settings: LoaderSettings,
+        augmentation: Augmentation,
+        *,
+        places: PlaceSettings = PLACES,
+        slices: SliceSettings = SLICES,
         device_id: int | None = None,
     ) -> None:
         super().__init__(settings, device_id)
         self.folder, self.plan = Path(folder), plan
         self.train_cases, self.val_cases = tuple(train_cases), tuple(val_cases)
+        self.augmentation, self.places, self.slices = augmentation, places, slices
 
     def val_dataloader(self) -> VolumeLoader:
-        device = "cpu" if self.device_id is None else f"cuda:{self.device_id}"
-        return VolumeLoader(self.folder, self.val_cases, self.plan.in_channels, device=device, **self.ranks)
+        return _volume_loader(self)
+
+
+def _volume_loader(data: VolumeDataModule | FoldDataModule) -> VolumeLoader:
+    device = "cpu" if data.device_id is None else f"cuda:{data.device_id}"
+    return VolumeLoader(data.folder, data.val_cases, data.plan.in_channels, device=device, **_ranks(data))
 
 
 class SegmentationDataModule(FoldDataModule):
-    """Patches with their labels to train on, whole volumes to validate on."""
+    """Patches with their labels to train on, whole volumes to validate on.
+
+    Args:
+        constant: repeat one batch without loading, for a benchmark; the others as FoldDataModule's.
+    """
+
+    def __init__(self, *args: Any, constant: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.constant = constant
 
     def train_dataloader(self) -> PatchLoader:
         loader = patch_loader(
-            self.folder, self.plan, self.train_cases, self.settings, device_id=self.device_id, **self.ranks
+            self.folder,
+            self.plan,
+            self.train_cases,
+            self.settings,
+            self.augmentation,
+            places=self.places,
+            slices=self.slices,
+            constant=self.constant,
+            device_id=self.device_id,
+            **self.ranks,
         )
         return self.kept(loader)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 
 from cases.case import has_label
-from data_loading.sources.patches import CaseReader
+from data_loading.sources.reader import CaseReader
+from runtime.ahead import read_ahead
 
 
 class VolumeLoader:
@@ -53,15 +53,13 @@ class VolumeLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if not self.cases:
             yield {}
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending: Future[dict[str, Any]] | None = None
-            for following in (*self.cases, None):
-                begin = time.perf_counter()
-                item = pending.result() if pending else None
-                self.wait_seconds += time.perf_counter() - begin
-                pending = ahead.submit(self._read, following) if following else None
-                if item is not None:
-                    yield item
+        ahead = read_ahead(self._read, self.cases)
+        begin = time.perf_counter()
+        for _, volume in ahead:
+            self.wait_seconds += time.perf_counter() - begin
+            yield volume.result()
+            del volume  # it would stay in memory beside the next two
+            begin = time.perf_counter()
 
     def _read(self, case: str) -> dict[str, Any]:
         labelled = has_label(self.folder, case)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from data_preprocessing.preprocessor import prepare
 from inference.restore import Prediction, restore
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
+from runtime.ahead import read_ahead
 
 Load = Callable[[], tuple[np.ndarray | Tensor, CaseInfo]]
 
@@ -155,7 +155,7 @@ def _predict_all(
     device: torch.device | str,
 ) -> Iterator[Predicted]:
     results.mkdir(parents=True, exist_ok=True)
-    for case, loaded in _read_ahead(loads):
+    for (case, _), loaded in read_ahead(lambda entry: entry[1](), loads):
         started = time.perf_counter()
         try:
             image, info = loaded.result()
@@ -169,15 +169,3 @@ def _predict_all(
             yield Predicted(case=case, fault=message if case in message else f"{case}: {message}")
         else:
             yield Predicted(case=case, path=path, seconds=time.perf_counter() - started)
-
-
-def _read_ahead(loads: Sequence[tuple[str, Load]]) -> Iterator[tuple[str, Future]]:
-    """Each case with its loading, begun while the case before is predicted; two cases in memory at most."""
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = [reader.submit(load) for _, load in loads[:1]]
-        for index, (case, _) in enumerate(loads):
-            future = coming.pop()
-            future.exception()  # wait here, so that the next one starts when this one is read
-            coming = [reader.submit(load) for _, load in loads[index + 1 : index + 2]]
-            yield case, future
-            del future

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cases.plan import Plan
-from data_loading.classes import ClassTable
+from data_loading.sources.classes import ClassTable
 from inference.sliding_window import SlidingWindow, axis_starts
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings

@@ -19,19 +19,14 @@ from nvidia.dali import types
 
 from cases.case import read_info
 from cases.plan import Normalization, Plan
-from data_loading.loader import (
-    Batch,
-    LoaderError,
-    Node,
-    PatchLoader,
-    PipelineSpec,
-    Port,
-    dali_threads,
-    usable_workers,
-)
+from data_loading.augmentation.effect import Node
+from data_loading.dali import PipelineSpec, Port, dali_threads, usable_workers
+from data_loading.errors import LoaderError
+from data_loading.loader import Batch, PatchLoader
 from data_loading.module import LoaderSettings, PatchDataModule, batches_identity
-from data_loading.sources.patches import NOTHING, CaseReader, SampleInfo, copy_box
+from data_loading.sources.reader import NOTHING, CaseReader, copy_box
 from data_loading.sources.sampling import PatchSampler, draw_start
+from data_loading.sources.source import SampleInfo
 from pretraining.genesis.cubes import CubeError, find_cubes, open_cubes, read_cube, to_unit
 from pretraining.genesis.transforms import GenesisSettings, transform_on_device, transform_pair
 
@@ -314,7 +309,7 @@ class GenesisDataModule(PatchDataModule):
     def steps(self) -> tuple[int, int]:
         """Training and validation steps of an epoch, of one rank."""
         batch = self.settings.batch_size * self.ranks.get("world_size", 1)
-        train = self.settings.steps_per_epoch or math.ceil(self.train.visits * len(self.train) / batch)
+        train = self.settings.steps or math.ceil(self.train.visits * len(self.train) / batch)
         once = math.ceil(len(self.validation) / batch)
         return train, max(once, math.ceil(train * len(self.validation) / len(self.train)))
 

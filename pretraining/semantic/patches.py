@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cases.case import CaseInfo, read_info
-from data_loading.loader import LoaderError
-from data_loading.sources.patches import CaseReader
+from data_loading.errors import LoaderError
+from data_loading.sources.reader import CaseReader
 from pretraining.genesis.cubes import CubeError, read_cube
 from pretraining.genesis.loader import FolderScans
 from pretraining.semantic.pattern_files import open_published

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.loader import LoaderBenchmark, baseline_pipeline, cpu_seconds, effects, make_volumes, run
-from data_loading.sources.sampling import EFFECTS
+from data_loading.augmentation.pipeline import EFFECTS
 
 SMALL = LoaderBenchmark(patch_size=(8, 12, 16), volume_dhw=(20, 24, 28), cases=2, steps=2, warmup=1, rounds=2)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import pytest
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from cli.assembly import flipped_axes, global_rank, loader_of, optimization_of
-from data_loading.sources.sampling import EFFECTS
+from cli.assembly import augmentation_of, flipped_axes, global_rank, optimization_of
+from data_loading.augmentation.spatial import Mirror
 from settings import MainSettings
 from tests.conftest import make_plan
 
 
 def test_no_augmentation_leaves_mirroring_to_the_coin() -> None:
-    augmentation = loader_of(MainSettings(augment="none")).augmentation
-    assert augmentation is not None
-    shares = {name: getattr(augmentation, name) for name in EFFECTS}
-    assert shares.pop("mirror") == 0.5
-    assert set(shares.values()) == {0.0}
+    (effect,) = augmentation_of(MainSettings(augment="none")).effects
+    assert isinstance(effect, Mirror)
+    assert effect.given.mirror == 0.5
 
 
 def test_test_time_augmentation_that_flips_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from data_loading import loader as dali_loader
-from data_loading import module as data_module
-from data_loading.loader import Batch, LoaderError, PatchLoader, check_shared_memory
-from data_loading.module import LoaderSettings, patch_loader, patch_spec
+from data_loading import dali, module
+from data_loading.augmentation.pipeline import Augmentation
+from data_loading.dali import check_shared_memory, shared_memory_bytes
+from data_loading.errors import LoaderError
+from data_loading.loader import Batch, PatchLoader
+from data_loading.module import LoaderSettings, SliceSettings, patch_spec
 
 pytestmark = pytest.mark.loader
 MakeFolder = Callable[..., tuple]
 INLINE = LoaderSettings(num_workers=0, steps_per_epoch=5)
+patch_loader = partial(module.patch_loader, augmentation=Augmentation.nnunet())
 
 
 def noisy(_: int) -> np.ndarray:
@@ -50,8 +54,8 @@ def test_batches_have_the_promised_form(cases: tuple) -> None:
 
 @pytest.mark.parametrize("data2d_dim", [2, 3])
 def test_2d_batches_have_no_depth(make_folder: MakeFolder, data2d_dim: int) -> None:
-    settings = replace(INLINE, batch_size=6, nvol=3, data2d_dim=data2d_dim)
-    with patch_loader(*make_folder(4, patch_size=(12, 16)), settings) as loader:
+    settings, slices = replace(INLINE, batch_size=6), SliceSettings(nvol=3, data2d_dim=data2d_dim)
+    with patch_loader(*make_folder(4, patch_size=(12, 16)), settings, slices=slices) as loader:
         batch = next(iter(loader))
     assert batch["image"].shape == (6, 1, 12, 16)
     assert batch["label"].shape == (6, 1, 12, 16)
@@ -80,7 +84,7 @@ def test_steps_follow_from_the_cases(cases: tuple) -> None:
 
 
 def test_runs_workers_and_threads_make_no_difference(cases: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_module, "usable_workers", lambda wanted: wanted)
+    monkeypatch.setattr(module, "usable_workers", lambda wanted: wanted)
     with patch_loader(*cases, INLINE) as loader:
         expected = sums(loader) + sums(loader)
     for workers, threads in ((0, 3), (2, 1)):
@@ -142,7 +146,7 @@ def test_a_kept_batch_is_not_overwritten(cases: tuple) -> None:
 
 
 def test_a_constant_batch_repeats_without_loading(cases: tuple) -> None:
-    with patch_loader(*cases, replace(INLINE, constant_batch=True)) as loader:
+    with patch_loader(*cases, INLINE, constant=True) as loader:
         batches = sums(loader) + sums(loader)
     assert len(batches) == 10
     assert len(set(batches)) == 1
@@ -175,10 +179,25 @@ def test_a_broken_case_is_named(cases: tuple, workers: int) -> None:
 def test_too_little_shared_memory_is_said_before(cases: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plan, _ = cases
     stat = namedtuple("stat", "f_bavail f_frsize")(1, 4096)
-    monkeypatch.setattr(dali_loader.os, "statvfs", lambda _: stat)
-    spec = replace(patch_spec(plan, INLINE, compiled=True, device_id=None, labelled=True), num_workers=2)
+    monkeypatch.setattr(dali.os, "statvfs", lambda _: stat)
+    made = patch_spec(plan, INLINE, Augmentation(), compiled=True, device_id=None, labelled=True)
+    spec = replace(made, num_workers=2)
     with pytest.raises(LoaderError, match=r"/dev/shm has 0 MiB free.*--shm-size.*--num_workers 0"):
         check_shared_memory(spec)
+
+
+@pytest.mark.parametrize(("workers", "batch_size", "batches"), [(1, 2, 2), (4, 2, 2), (8, 2, 4), (7, 2, 4), (8, 64, 2)])
+def test_every_worker_has_a_sample_at_hand(cases: tuple, workers: int, batch_size: int, batches: int) -> None:
+    made = patch_spec(cases[1], INLINE, Augmentation(), compiled=True, device_id=None, labelled=True)
+    spec = replace(made, num_workers=workers, batch_size=batch_size)
+    assert spec.read_ahead == batches
+    assert batches * batch_size >= workers
+    assert shared_memory_bytes(spec) >= (batches + 2) * batch_size * (2 * 4 + 1) * 8 * 12 * 16
+
+
+def test_a_limit_on_the_steps_wins(cases: tuple) -> None:
+    assert len(patch_loader(*cases, replace(INLINE, train_batches=3))) == 3
+    assert LoaderSettings().steps is None
 
 
 def test_no_cases_is_an_error(cases: tuple) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,15 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from data_loading.loader import LoaderError
-from data_loading.module import LoaderSettings, SegmentationDataModule, batch_layout, patch_source
-from data_loading.sources.sampling import AugmentationSettings
+from data_loading import module
+from data_loading.augmentation.pipeline import Augmentation, AugmentationSettings
+from data_loading.errors import LoaderError
+from data_loading.module import LoaderSettings, SliceSettings, VolumeDataModule, batch_layout, patch_source
+from data_loading.sources.sampling import PlaceSettings
 
 MakeFolder = Callable[..., tuple]
 SETTINGS = LoaderSettings(num_workers=0, steps_per_epoch=4)
+SegmentationDataModule = partial(module.SegmentationDataModule, augmentation=Augmentation.nnunet())
 
 
 class Recorder(LightningModule):
@@ -92,11 +96,11 @@ def test_another_number_of_ranks_is_said_and_keeps_the_length_of_an_epoch(
 ) -> None:
     folder, plan, cases = made
 
-    def data(world_size: int, steps: int = 0) -> SegmentationDataModule:
-        module = SegmentationDataModule(folder, plan, cases, [], LoaderSettings(num_workers=0, batch_size=1))
+    def data(world_size: int, steps: int = 0) -> module.SegmentationDataModule:
+        made = SegmentationDataModule(folder, plan, cases, [], LoaderSettings(num_workers=0, batch_size=1))
         ranks = {"global_rank": 0, "world_size": world_size, "num_training_batches": steps}
-        module.trainer = SimpleNamespace(**ranks)  # type: ignore[assignment]
-        return module
+        made.trainer = SimpleNamespace(**ranks)  # type: ignore[assignment]
+        return made
 
     state = data(2, steps=len(data(2).train_dataloader())).state_dict()
     assert state == {"world_size": 2, "steps_per_epoch": 3}
@@ -123,21 +127,31 @@ def test_resuming_on_other_ranks_is_refused_within_an_epoch(made: tuple, tmp_pat
 
 
 def test_settings_name_every_fault_at_once() -> None:
-    with pytest.raises(LoaderError, match=r"batch_size 0 is below 1; num_workers -1 .*; oversampling 2"):
-        LoaderSettings(batch_size=0, num_workers=-1, oversampling=2)
+    with pytest.raises(LoaderError, match=r"batch_size 0 is below 1; --num_workers -1 .*; --train_batches -2"):
+        LoaderSettings(batch_size=0, num_workers=-1, train_batches=-2)
+    with pytest.raises(LoaderError, match=r"oversampling 2 is not a probability"):
+        PlaceSettings(oversampling=2)
 
 
 def test_a_2d_batch_is_nvol_volumes(make_folder: MakeFolder) -> None:
     _, plan, _ = make_folder(1, patch_size=(12, 16))
-    assert batch_layout(plan, LoaderSettings(batch_size=64)) == (4, 16)
-    assert batch_layout(plan, LoaderSettings(batch_size=2)) == (2, 1)
-    assert batch_layout(plan, LoaderSettings(batch_size=64, data2d_dim=2)) == (64, 1)
+    assert batch_layout(plan, LoaderSettings(batch_size=64), SliceSettings()) == (4, 16)
+    assert batch_layout(plan, LoaderSettings(batch_size=2), SliceSettings()) == (2, 1)
+    assert batch_layout(plan, LoaderSettings(batch_size=64), SliceSettings(data2d_dim=2)) == (64, 1)
 
 
 def test_an_epoch_visits_each_volume_about_once(make_folder: MakeFolder) -> None:
     folder, plan, cases = make_folder(5, patch_size=(12, 16))
     whole, single = (
-        patch_source(folder, plan, cases, LoaderSettings(batch_size=8, nvol=2, data2d_dim=d), compiled=True)  # type: ignore[arg-type]
+        patch_source(
+            folder,
+            plan,
+            cases,
+            LoaderSettings(batch_size=8),
+            Augmentation.nnunet(),
+            slices=SliceSettings(nvol=2, data2d_dim=d),  # type: ignore[arg-type]
+            compiled=True,
+        )
         for d in (3, 2)
     )
     assert (whole.sampler.steps_per_epoch, single.sampler.steps_per_epoch) == (3, 1)  # of 2 volumes, of 8
@@ -146,8 +160,22 @@ def test_an_epoch_visits_each_volume_about_once(make_folder: MakeFolder) -> None
 def test_mirroring_follows_the_plan_unless_told_otherwise(make_folder: MakeFolder) -> None:
     folder, plan, cases = make_folder(2, mirror_axes=(2,))
     for axes, expected in ((None, (2,)), ((0, 1), (0, 1))):
-        settings = LoaderSettings(mirror_axes=axes, augmentation=AugmentationSettings().only("mirror"))
-        data = SegmentationDataModule(folder, plan, cases, [], settings)
+        mirrored = AugmentationSettings(mirror_axes=axes).mirrored(plan)
+        augmentation = Augmentation.only("mirror")
+        data = module.SegmentationDataModule(folder, mirrored, cases, [], LoaderSettings(), augmentation)
         source = data.train_dataloader()._source
         _, patch = source.draw(0, 0)
         assert [axis for axis in range(3) if patch.matrix[axis, axis] < 0] == list(expected)
+
+
+def test_axes_that_the_patch_has_not_cannot_be_mirrored(make_folder: MakeFolder) -> None:
+    _, plan, _ = make_folder(1, patch_size=(12, 16))
+    with pytest.raises(LoaderError, match=r"--mirror_axes 0 2: a 2D network has axes 0\.\.1"):
+        AugmentationSettings(mirror_axes=(0, 2)).mirrored(plan)
+
+
+def test_evaluation_needs_volumes_alone(made: tuple) -> None:
+    folder, plan, cases = made
+    data = VolumeDataModule(folder, plan, cases)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)  # type: ignore[assignment]
+    assert [item["case"] for item in data.val_dataloader()] == cases[1::2]

@@ -11,13 +11,14 @@ import pytest
 
 from cases.case import CaseError
 from cases.plan import Plan
+from data_loading.augmentation.pipeline import Augmentation
 from data_loading.loader import PatchLoader
-from data_loading.module import LoaderSettings, patch_source, patch_spec
-from data_loading.sources.patches import OPEN_CASES, CaseReader, copy_box
-from data_loading.sources.sampling import AugmentationSettings
+from data_loading.module import LoaderSettings, SliceSettings, patch_source, patch_spec
+from data_loading.sources.sampling import PlaceSettings
 
 MakeFolder = Callable[..., tuple]
-Settings = AugmentationSettings
+NONE = Augmentation()
+only = Augmentation.only
 
 
 def coordinates(shape_dhw: Sequence[int] = (12, 16, 20)) -> Callable[[int], np.ndarray]:
@@ -26,10 +27,13 @@ def coordinates(shape_dhw: Sequence[int] = (12, 16, 20)) -> Callable[[int], np.n
     return lambda _: np.stack([*np.meshgrid(*axes, indexing="ij"), np.ones(shape_dhw)])
 
 
-def loader(folder_plan_cases: tuple, settings: LoaderSettings, *, compiled: bool) -> PatchLoader:
+def loader(
+    folder_plan_cases: tuple, settings: LoaderSettings, augmentation: Augmentation, *, compiled: bool
+) -> PatchLoader:
     folder, plan, cases = folder_plan_cases
-    source = patch_source(folder, plan, cases, settings, compiled=compiled)
-    spec = patch_spec(plan, settings, compiled=compiled, device_id=None, labelled=True)
+    slices = SliceSettings(data2d_dim=2)
+    source = patch_source(folder, plan, cases, settings, augmentation, slices=slices, compiled=compiled)
+    spec = patch_spec(plan, settings, augmentation, compiled=compiled, device_id=None, labelled=True)
     return PatchLoader(source, spec, steps=source.sampler.steps_per_epoch)
 
 
@@ -42,11 +46,9 @@ def test_every_label_is_that_of_the_image_voxel(
 ) -> None:
     made = make_folder(2, channels=4, image=coordinates(), patch_size=patch_size)
     folder, _, cases = made
-    settings = LoaderSettings(
-        batch_size=4, num_workers=0, steps_per_epoch=3, data2d_dim=2, augmentation=Settings().only(*effects)
-    )
+    settings = LoaderSettings(batch_size=4, num_workers=0, steps_per_epoch=3)
     labels = [np.load(folder / f"{case}_y.npy")[0] for case in cases]
-    with loader(made, settings, compiled=way == "kernels") as batches:
+    with loader(made, settings, only(*effects), compiled=way == "kernels") as batches:
         compared = 0
         for batch in batches:
             for image, label in zip(batch["image"].numpy(), batch["label"].numpy(), strict=True):
@@ -64,9 +66,12 @@ def test_every_label_is_that_of_the_image_voxel(
 @pytest.mark.loader
 def test_the_graph_and_the_kernels_make_the_same_batches(make_folder: MakeFolder) -> None:
     made = make_folder(3, channels=2, patch_size=(8, 12, 16))
-    effects = Settings().only("rotation", "scaling", "noise", "blur", "gamma", "mirror", "low_resolution", "contrast")
-    settings = LoaderSettings(batch_size=3, num_workers=0, steps_per_epoch=3, augmentation=effects)
-    with loader(made, settings, compiled=True) as kernels, loader(made, settings, compiled=False) as graph:
+    effects = only("rotation", "scaling", "noise", "blur", "gamma", "mirror", "low_resolution", "contrast")
+    settings = LoaderSettings(batch_size=3, num_workers=0, steps_per_epoch=3)
+    with (
+        loader(made, settings, effects, compiled=True) as kernels,
+        loader(made, settings, effects, compiled=False) as graph,
+    ):
         for ours, theirs in zip(kernels, graph, strict=True):
             assert float((ours["label"] != theirs["label"]).float().mean()) < 2e-3
             assert float((ours["image"] - theirs["image"]).abs().median()) < 1e-3
@@ -75,8 +80,7 @@ def test_the_graph_and_the_kernels_make_the_same_batches(make_folder: MakeFolder
 def test_unwarped_patches_are_exact_copies(make_folder: MakeFolder) -> None:
     rng = np.random.default_rng(0)
     made = make_folder(2, image=lambda _: rng.normal(size=(1, 12, 16, 20)))
-    settings = LoaderSettings(augmentation=None, steps_per_epoch=4)
-    source = patch_source(*made, settings, compiled=True)
+    source = patch_source(*made, LoaderSettings(steps_per_epoch=4), NONE, compiled=True)
     for index in range(8):
         case, patch = source.draw(0, index)
         image, label, *_ = source.arrays(case, patch)
@@ -87,9 +91,11 @@ def test_unwarped_patches_are_exact_copies(make_folder: MakeFolder) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_float16_storage_reads_as_float32(make_folder: MakeFolder, compiled: bool) -> None:
-    settings = LoaderSettings(augmentation=Settings().only("rotation", "mirror"))
+    effects = only("rotation", "mirror")
     half, full = (
-        patch_source(*make_folder(2, image=coordinates(), channels=4, dtype=dtype), settings, compiled=compiled)
+        patch_source(
+            *make_folder(2, image=coordinates(), channels=4, dtype=dtype), LoaderSettings(), effects, compiled=compiled
+        )
         for dtype in ("float16", "float32")
     )
     for index in range(4):
@@ -100,7 +106,7 @@ def test_float16_storage_reads_as_float32(make_folder: MakeFolder, compiled: boo
 
 def test_volumes_smaller_than_the_patch_are_padded_with_zeros(make_folder: MakeFolder) -> None:
     made = make_folder(1, shape_dhw=(4, 16, 20), image=lambda _: np.ones((1, 4, 16, 20)))
-    source = patch_source(*made, LoaderSettings(augmentation=None), compiled=True)
+    source = patch_source(*made, LoaderSettings(), NONE, compiled=True)
     image, label, *_ = source(SimpleNamespace(iteration=0, idx_in_batch=0))
     assert image.shape == (1, 8, 12, 16)
     assert image.sum(axis=(0, 2, 3)).tolist() == [0, 0, 192, 192, 192, 192, 0, 0]
@@ -109,8 +115,8 @@ def test_volumes_smaller_than_the_patch_are_padded_with_zeros(make_folder: MakeF
 
 def test_neighbouring_slices_fill_a_2d_batch(make_folder: MakeFolder) -> None:
     made = make_folder(4, channels=4, image=coordinates(), patch_size=(12, 16))
-    settings = LoaderSettings(batch_size=8, nvol=2, augmentation=None, oversampling=0.0)
-    source = patch_source(*made, settings, compiled=True)
+    places, slices = PlaceSettings(oversampling=0.0), SliceSettings(nvol=2)
+    source = patch_source(*made, LoaderSettings(batch_size=8), NONE, places=places, slices=slices, compiled=True)
     depths = [source(SimpleNamespace(iteration=0, idx_in_batch=i))[0][0, 0, 0] for i in range(8)]
     assert np.diff(depths).tolist()[:3] == [1, 1, 1]
     assert np.diff(depths).tolist()[4:] == [1, 1, 1]
@@ -121,41 +127,16 @@ def test_a_2d_patch_of_foreground_comes_from_a_slice_that_holds_it(make_folder: 
     folder, plan, cases = make_folder(2, channels=4, image=coordinates(), patch_size=(12, 16))
     for case in cases:
         np.save(folder / f"{case}_fg.npy", np.array([[1, 5, 8, 9]], np.int32))
-    settings = LoaderSettings(batch_size=4, data2d_dim=2, augmentation=None, oversampling=1.0)
-    source = patch_source(folder, plan, cases, settings, compiled=True)
+    places, slices = PlaceSettings(oversampling=1.0), SliceSettings(data2d_dim=2)
+    settings = LoaderSettings(batch_size=4)
+    source = patch_source(folder, plan, cases, settings, NONE, places=places, slices=slices, compiled=True)
     depths = [source(SimpleNamespace(iteration=0, idx_in_batch=i))[0][0, 0, 0] for i in range(4)]
     assert depths == [6, 6, 6, 6]
-
-
-def test_a_box_may_leave_the_volume_on_every_side() -> None:
-    volume = np.arange(24, dtype=np.uint8).reshape(1, 2, 3, 4)
-    box = copy_box(volume, (-1, -1, -1), (4, 5, 6))
-    assert np.array_equal(box[:, 1:3, 1:4, 1:5], volume)
-    assert int(box.sum()) == int(volume.sum())
-
-
-def test_arrays_that_disagree_with_the_json_are_named(make_folder: MakeFolder) -> None:
-    folder, plan, (case, *_) = make_folder(1)
-    np.save(folder / f"{case}_y.npy", np.zeros((1, 12, 16, 21), np.uint8))
-    with pytest.raises(CaseError, match=rf"{case}_y\.npy holds uint8 \(1, 12, 16, 21\).*\(1, 12, 16, 20\)"):
-        CaseReader(folder, plan.in_channels).open(case)
-    with pytest.raises(CaseError, match=rf"{case}_x\.npy .*\(2, 12, 16, 20\)"):
-        CaseReader(folder, 2).open(case)
-
-
-def test_few_cases_stay_open(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, plan, cases = make_folder(5)
-    monkeypatch.setattr("data_loading.sources.patches.OPEN_CASES", 2)
-    reader = CaseReader(folder, plan.in_channels)
-    for case in cases:
-        reader.open(case)
-    assert list(reader._open) == cases[-2:]
-    assert OPEN_CASES < 1024 // 3
 
 
 def test_a_smaller_channel_count_is_an_error_of_the_plan(make_folder: MakeFolder) -> None:
     folder, plan, cases = make_folder(1, channels=2)
     narrow: Plan = replace(plan, channels=plan.channels[:1], normalization=plan.normalization[:1])
-    source = patch_source(folder, narrow, cases, LoaderSettings(), compiled=True)
+    source = patch_source(folder, narrow, cases, LoaderSettings(), Augmentation.nnunet(), compiled=True)
     with pytest.raises(CaseError, match="the plan say"):
         source(SimpleNamespace(iteration=0, idx_in_batch=0))
