@@ -33,10 +33,11 @@ from cli.assembly import (
     with_encoder,
 )
 from cli.fitting import fit
-from cli.pretraining import pretraining_of, write_scan_features
+from cli.pretraining import given_of, run_of
 from cli.segmenting import evaluate_list, source_of, write_predictions
 from data_loading.module import patch_loader
-from pretraining.genesis.loader import GenesisDataModule
+from pretraining import METHODS
+from pretraining.loader import RestorationDataModule
 from pretraining.restoration import RestorationPictures
 from runtime.dllogger_backend import RunLogger
 from settings import MainSettings
@@ -61,9 +62,10 @@ def run(settings: MainSettings) -> int:
 
 
 def pretrain(settings: MainSettings) -> int:
-    """Learn from unlabelled scans, by --method; the autoencoder ends by writing their features."""
+    """Learn from unlabelled scans, by --method."""
     seed_everything(settings.seed, verbose=False)
-    work = pretraining_of(settings)
+    method, run_ = METHODS.get(settings.method)(), run_of(settings)
+    work = method.build(given_of(settings), run_)
     module = work.module
     resume = find_resumable(settings, module.plan)
     start_weights(settings, module, module.plan, resume)
@@ -71,9 +73,9 @@ def pretrain(settings: MainSettings) -> int:
     callbacks = training_callbacks(settings, logger, f"{module.learns}-{{epoch}}-{{loss:.5f}}", "min")
     trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
     loading, device_id = loader_of(settings), gpu_of(trainer)
-    data = GenesisDataModule(work.train, work.validation, module.plan, loading, work.genesis, device_id)
+    data = RestorationDataModule(work.train, work.validation, module.plan, loading, work.corruption, device_id)
     fit(settings, trainer, module, data, (len(work.train.names), len(work.validation.names)), resume)
-    write_scan_features(settings, module, trainer)
+    method.finish(work, run_, trainer)
     return 0
 
 

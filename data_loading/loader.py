@@ -23,17 +23,19 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
 from data_loading.augmentation import pipeline as augmentation
+from data_loading.errors import LoaderError
 
 PREFETCH = 2  # batches computed ahead
 SHARED_MEMORY = Path("/dev/shm")
 
 Node = Any  # DALI's DataNode
 Batch = dict[str, torch.Tensor]
-TORCH_TYPES = {types.DALIDataType.FLOAT: torch.float32, types.DALIDataType.UINT8: torch.uint8}
-
-
-class LoaderError(ValueError):
-    """Data or settings that cannot be loaded from."""
+TORCH_TYPES = {
+    types.DALIDataType.FLOAT: torch.float32,
+    types.DALIDataType.UINT8: torch.uint8,
+    types.DALIDataType.INT32: torch.int32,
+    types.DALIDataType.INT64: torch.int64,
+}
 
 
 class Source(Protocol):
