@@ -24,10 +24,10 @@ from data_preprocessing.planning.tasks import TASKS, Task, task_code, task_folde
 from data_preprocessing.preprocessor import Outcome, run
 from data_preprocessing.recipes.medicalnet import INPUT_SIZE, as_published, looks_depth_last
 from pretraining.genesis.cubes import CubeSettings, generate_cubes
-from pretraining.semantic.pattern_files import find_patterns, index_path, write_published
-from pretraining.semantic.pattern_report import instances, measure
+from pretraining.semantic.files import find_patterns, index_path, write_published
 from pretraining.semantic.patterns import PatternSettings
 from pretraining.semantic.pictures import draw_patterns
+from pretraining.semantic.report import instances, measure
 from settings import PreprocessSettings, parse, run_command
 
 T = TypeVar("T")

@@ -365,7 +365,7 @@ class MainSettings:
     invert_resampled_y: bool = setting(False, "validate on the label before resampling, predictions resized to it")
     sync_batchnorm: bool = setting(False, "batch norm statistics over all GPUs")
 
-    method: Literal["genesis", "autoencoder", "semantic"] = setting(
+    method: str = setting(
         "genesis",
         "pretrain: what the network learns from unlabelled scans: to restore patches; to code whole scans, which ends "
         "in their features; or Semantic Genesis, to classify and restore the patterns found with those features",

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from pretraining.genesis.transforms import GenesisSettings, transform_on_device, transform_pair
+from pretraining.genesis.device import transform_on_device
+from pretraining.genesis.sampling import GenesisSettings
+from pretraining.genesis.transforms import transform_pair
 
 BEZIER_POINTS = 100_000
 

@@ -27,11 +27,14 @@ from cases.plan import Normalization, Plan
 from data_loading.module import LoaderSettings
 from data_preprocessing.phantom import Phantom, draw
 from data_preprocessing.preprocessor import prepare
-from pretraining.genesis.loader import CasePatches, Patches, genesis_loader
-from pretraining.genesis.transforms import GenesisSettings
-from pretraining.semantic.patches import PatternPatches
-from pretraining.semantic.pattern_files import find_patterns, index_path, write_features
+from pretraining.genesis.source import CasePatches
+from pretraining.genesis.transforms import GenesisCorruption
+from pretraining.loader import restoration_loader
+from pretraining.semantic.files import find_patterns, index_path, write_features
 from pretraining.semantic.patterns import PatternSettings
+from pretraining.semantic.source import PatternPatches
+from pretraining.semantic.transformations import SemanticTransformations
+from pretraining.source import Patches
 from settings import run_command
 
 DRAWN = 6  # different scans; the others repeat them, for drawing takes longer than all that is measured
@@ -65,7 +68,8 @@ def seconds_of(patches: Patches, plan: Plan, cubes: int) -> float:
     """Processor time of an epoch of ``cubes``, after a first batch that starts the pipeline."""
     steps = cubes // BATCH
     loading = LoaderSettings(batch_size=BATCH, num_workers=0)
-    with genesis_loader(patches, plan, loading, GenesisSettings.semantic(), steps=steps + 1) as loader:
+    corruption = GenesisCorruption(SemanticTransformations())
+    with restoration_loader(patches, plan, loading, corruption, steps=steps + 1) as loader:
         batches = iter(loader)
         next(batches)
         started = time.process_time()

@@ -24,7 +24,8 @@ from inference.predict import PredictSettings, predict_case
 from inference.sliding_window import SlidingWindow
 from nets.dynamic_unet import NetworkSettings, build_unet
 from preprocess import preprocess
-from pretraining.genesis.transforms import GenesisSettings, transform_pair
+from pretraining.genesis.sampling import GenesisSettings
+from pretraining.genesis.transforms import transform_pair
 from settings import PreprocessSettings
 from training.losses import SegmentationLoss
 from training.optimization import OptimizationSettings, build_optimizer

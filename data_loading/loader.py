@@ -23,6 +23,7 @@ Batch = dict[str, torch.Tensor]
 TORCH_TYPES = {
     types.DALIDataType.FLOAT: torch.float32,
     types.DALIDataType.UINT8: torch.uint8,
+    types.DALIDataType.INT32: torch.int32,
     types.DALIDataType.INT64: torch.int64,
 }
 

@@ -6,9 +6,9 @@ sigmoid of the network's output and the patch before its corruption.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +20,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cases.files import whole_file
 from cases.plan import Plan
+from cases.settings import Settings, above, setting
 from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
-from pretraining.genesis.transforms import GenesisError, GenesisSettings
 from training.checkpoint import Kind
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
@@ -33,36 +34,18 @@ PATIENCE_WITH_FLAT = 3  # validations in a row: a network that begins may be fla
 SHOWN = 4  # patches of a picture
 
 
-def genesis_settings(
-    methods: Sequence[str] | None,
-    assignments: Sequence[str],
-    make: Callable[..., GenesisSettings] = GenesisSettings,
-) -> GenesisSettings:
-    """Settings of the transformations from the command line.
+@dataclass(frozen=True, kw_only=True)
+class RestorationSettings(Settings):
+    """What every pre-training shares."""
 
-    Args:
-        methods: in use; None: those of ``make``.
-        assignments: ``name=value`` of further fields, values as in JSON.
-        make: GenesisSettings, or one of its named variants.
+    picture_every: int = setting(
+        5, "epochs between pictures of original, corrupted and restored slices", check=above(0), kept=False
+    )
 
-    Raises:
-        GenesisError: for names that are no field and values that do not fit.
-    """
-    known = set(GenesisSettings.__dataclass_fields__) - {"methods"}
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        name, _, text = assignment.partition("=")
-        if name not in known:
-            raise GenesisError(f"--genesis {assignment}: {name} is none of {', '.join(sorted(known))}")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise GenesisError(f"--genesis {assignment}: give {name}=VALUE, a value as in JSON") from error
-        values[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return make(**values) if methods is None else make(methods=tuple(methods), **values)
-    except (TypeError, IndexError) as error:
-        raise GenesisError(f"--genesis {' '.join(assignments)}: {error}") from error
+
+def mean_and_deviation(value: tuple[float, ...]) -> str:
+    """A check of ``z_score``: the value is a mean and a standard deviation."""
+    return "" if len(value) == 2 and value[1] > 0 else "is not a mean and a standard deviation above 0"
 
 
 class RestorationModule(LearningModule):
@@ -119,9 +102,17 @@ class RestorationModule(LearningModule):
         mean, std = self.z_score
         return (corrupted * 2000 - 1000 - mean) / std
 
+    def error(self, restored: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """What is learnt to be small, and what validation reports: the mean squared error of every output.
+
+        Args:
+            restored: (N, C * outputs, *patch) in (0, 1).
+            batch: "image" and "target", (N, C, *patch).
+        """
+        return F.mse_loss(restored, self._repeated(batch["target"]))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = F.mse_loss(self.restore(batch["image"]), self._repeated(batch["target"]))
-        return self.logged(loss, len(batch["image"]))
+        return self.logged(self.error(self.restore(batch["image"]), batch), len(batch["image"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.count(self.restore(batch["image"]), batch, batch_idx)
@@ -130,7 +121,7 @@ class RestorationModule(LearningModule):
         """Add a validation batch to the sums, and keep slices of the first."""
         target = self._repeated(batch["target"])
         patches = len(target)
-        error = F.mse_loss(restored, target) * patches
+        error = self.error(restored, batch) * patches
         spread = [x.flatten(2).std(-1).mean(1).sum() for x in (restored, target)]
         self._sums += torch.stack([error, *spread, error.new_tensor(patches)]).double().cpu()
         if batch_idx == 0:
@@ -208,6 +199,5 @@ def draw_restoration(path: Path, slices: Sequence[np.ndarray]) -> None:
         for row, image in enumerate(images):
             grid[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, origin="lower")
             grid[row, column].set_axis_off()
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with whole_file(path, keep_suffix=True) as temporary:
+        figure.savefig(temporary)

@@ -15,7 +15,7 @@ from data_preprocessing.phantom import Phantom, write_dataset
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings
 from nets.weights.matching import load_pretrained
-from pretraining.semantic.pattern_files import read_patterns, write_features
+from pretraining.semantic.files import read_patterns, write_features
 from settings import run_command
 
 NET = "--gpus 0 --filters 4 8 --depth 1 --num_workers 0 --batch_size 4 --nfolds 4 --weight_decay 0".split()

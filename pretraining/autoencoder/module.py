@@ -10,9 +10,9 @@ import torch
 
 from nets.heads import global_features
 from pretraining.autoencoder.network import Autoencoder
-from pretraining.genesis.loader import Patches
 from pretraining.restoration import RestorationModule
-from pretraining.semantic.pattern_files import write_features
+from pretraining.semantic.files import write_features
+from pretraining.source import Patches
 
 
 class AutoencoderModule(RestorationModule):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cases.case import Intensity
+from cases.files import write_array
 from cases.volume import VolumeError, is_volume, read_volume, stem
 
 LOOKAHEAD = 3  # slices that the tissue filter looks through, the voxel's own among them
@@ -226,14 +227,7 @@ def _cubes_of_file(path: Path, settings: CubeSettings, say: Callable[[str], None
 
 def write_cubes(path: Path, cubes: np.ndarray) -> None:
     """(n, rows, cols, deps) as float32, whole or not at all."""
-    temporary = path.with_suffix(".npy.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            array = np.ascontiguousarray(cubes, np.float32)
-            np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_array(path, np.asarray(cubes, np.float32))
 
 
 def open_cubes(path: Path) -> np.ndarray:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
+from cases.settings import Settings, above, at_least, setting
+
 FOUR = ("shuffle", "nonlinear", "inpaint", "outpaint")
-METHODS = ("flip", "elastic", *FOUR)
+TRANSFORMATIONS = ("flip", "elastic", *FOUR)
 Box = tuple[int, int, int, int, int, int]
 
 
@@ -17,95 +20,116 @@ class GenesisError(ValueError):
     """Settings or patches that the transformations cannot work with."""
 
 
+def _transformations(names: tuple[str, ...]) -> str:
+    wrong = [name for name in names if name not in TRANSFORMATIONS]
+    known = ", ".join(TRANSFORMATIONS)
+    return f"cannot be used: {', '.join(wrong)} is not a method ({known})" if wrong else ""
+
+
+def _falling_divisors(value: tuple[int, ...]) -> str:
+    return "" if len(value) == 2 and value[0] >= value[1] >= 1 else "are not two numbers, larger first, at least 1"
+
+
+def _rising_sevenths(value: tuple[int, ...]) -> str:
+    return "" if len(value) == 2 and 0 <= value[0] <= value[1] <= 7 else "are not two rising numbers in 0..7"
+
+
+def _rising_percentiles(value: tuple[float, ...]) -> str:
+    return "" if len(value) == 2 and 0 <= value[0] < value[1] <= 100 else "are not two rising numbers in 0..100"
+
+
+def _share(value: float) -> str:
+    return "" if 0 <= value <= 1 else "is not in [0, 1]"
+
+
 @dataclass(frozen=True, kw_only=True)
-class GenesisSettings:
-    """Probabilities and ranges, the published ones by default.
+class GenesisSettings(Settings):
+    """Transformations of Models Genesis, as published by default."""
 
-    Attributes:
-        methods: the transformations in use, of flip, elastic, shuffle, nonlinear, inpaint, outpaint.
-            Where only one kind of painting is in use, it takes the other's share.
-        exclusive: exactly one of shuffle, nonlinear, inpaint, outpaint, each alike often, their own
-            probabilities unread (Semantic Genesis).
-        flip_probability: of a round going on to mirror one random axis; the first that does not ends it.
-        flip_rounds: the most rounds.
-        flip_each_axis: instead, every axis is mirrored with flip_probability.
-        shuffle_probability, shuffle_windows: how often, and windows a patch.
-        shuffle_divisor: a window's side is drawn from 1 to the patch's side // this.
-        nonlinear_probability, inverted_probability: how often, and the falling curve's share of it.
-        percentiles: the curve's ends and the noise's range, as percentiles of each channel, such as
-            (0.1, 99.9) for z-scored input; None for 0 and 1.
-        paint_probability, inpaint_share: how often, and how much of it is in-painting.
-        continue_probability: of another block, while the run of blocks goes on.
-        margin: voxels that blocks keep off the border.
-        inpaint_blocks: the most blocks; their sides lie in side // inpaint_divisors.
-        outpaint_blocks: the most windows shown, the first always; their sides are the patch's side less
-            a number between the outpaint_sevenths of it.
-        elastic_sigma, elastic_alpha: smoothness and strength of the elastic deformation, in voxels.
-        per_channel: channels are shuffled and painted each in its own way.
+    error: ClassVar[type[ValueError]] = GenesisError
+
+    transformations: tuple[str, ...] = setting(
+        ("flip", *FOUR),
+        f"the ones in use, of {', '.join(TRANSFORMATIONS)}; where only one kind of painting is, it takes the other's "
+        "share",
+        flags=("--methods",),
+        check=_transformations,
+    )
+    exclusive: bool = setting(
+        False,
+        "exactly one of shuffle, nonlinear, inpaint and outpaint for each patch, with equal probability; their own "
+        "probabilities are not read (Semantic Genesis)",
+    )
+    flip_probability: float = setting(
+        0.4,
+        "probability that a further round mirrors one random axis; the first round that does not is the last",
+        check=_share,
+    )
+    flip_rounds: int = setting(3, "most rounds of mirroring", check=at_least(0))
+    flip_each_axis: bool = setting(False, "instead of rounds, mirror each axis with --flip_probability")
+    shuffle_probability: float = setting(0.5, "probability of local shuffling", check=_share)
+    shuffle_windows: int = setting(10_000, "shuffled windows in a patch", check=above(0))
+    shuffle_divisor: int = setting(
+        10, "a window's side is drawn from 1 to the patch's side divided by this", check=above(0)
+    )
+    nonlinear_probability: float = setting(0.9, "probability of bending the intensities", check=_share)
+    inverted_probability: float = setting(0.5, "probability that the curve falls, where there is one", check=_share)
+    percentiles: tuple[float, ...] | None = setting(
+        None,
+        "ends of the curve and range of the noise, as percentiles of each channel, such as 0.1 99.9 for z-scored "
+        "patches; None: 0 and 1",
+        check=_rising_percentiles,
+    )
+    paint_probability: float = setting(0.9, "probability of painting", check=_share)
+    inpaint_share: float = setting(0.2, "share of in-painting in all painting", check=_share)
+    continue_probability: float = setting(
+        0.95, "probability of another block; the first that does not come ends the run", check=_share
+    )
+    margin: int = setting(3, "voxels between blocks and the patch's border", check=at_least(0))
+    inpaint_blocks: int = setting(5, "most blocks of an in-painting", check=above(0))
+    inpaint_divisors: tuple[int, ...] = setting(
+        (6, 3),
+        "a block's side lies between the patch's side divided by the first and by the second",
+        check=_falling_divisors,
+    )
+    outpaint_blocks: int = setting(5, "most windows that an out-painting shows, at least one", check=above(0))
+    outpaint_sevenths: tuple[int, ...] = setting(
+        (3, 4),
+        "such a window's side is the patch's side less a number of voxels between these sevenths of it",
+        check=_rising_sevenths,
+    )
+    elastic_sigma: float = setting(8.0, "smoothness of the elastic deformation, in voxels", check=above(0))
+    elastic_alpha: float = setting(991.0, "strength of the elastic deformation, in voxels")
+    per_channel: bool = setting(False, "shuffle and paint each channel in its own way")
+
+    def faults(self) -> list[str]:
+        if self.exclusive and not set(self.transformations) & set(FOUR):
+            return [f"--exclusive needs one of {', '.join(FOUR)}"]
+        return []
+
+
+def assignments(texts: Sequence[str], kind: type[GenesisSettings] = GenesisSettings) -> dict[str, Any]:
+    """Fields of the transformations from ``name=value``, values as in JSON: what ``--genesis`` takes.
+
+    Raises:
+        GenesisError: for names that are no field and values that do not fit.
     """
-
-    methods: tuple[str, ...] = ("flip", *FOUR)
-    exclusive: bool = False
-    flip_probability: float = 0.4
-    flip_rounds: int = 3
-    flip_each_axis: bool = False
-    shuffle_probability: float = 0.5
-    shuffle_windows: int = 10_000
-    shuffle_divisor: int = 10
-    nonlinear_probability: float = 0.9
-    inverted_probability: float = 0.5
-    percentiles: tuple[float, float] | None = None
-    paint_probability: float = 0.9
-    inpaint_share: float = 0.2
-    continue_probability: float = 0.95
-    margin: int = 3
-    inpaint_blocks: int = 5
-    inpaint_divisors: tuple[int, int] = (6, 3)
-    outpaint_blocks: int = 5
-    outpaint_sevenths: tuple[int, int] = (3, 4)
-    elastic_sigma: float = 8.0
-    elastic_alpha: float = 991.0
-    per_channel: bool = False
-
-    def __post_init__(self) -> None:
-        faults = [f"{name} is not a method ({', '.join(METHODS)})" for name in self.methods if name not in METHODS]
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if name.endswith(("_probability", "_share")) and not 0 <= value <= 1:
-                faults.append(f"{name} {value} is not in [0, 1]")
-        for name in ("shuffle_windows", "shuffle_divisor", "inpaint_blocks", "outpaint_blocks", "elastic_sigma"):
-            if getattr(self, name) <= 0:
-                faults.append(f"{name} {getattr(self, name)} is not above 0")
-        if min(self.flip_rounds, self.margin) < 0:
-            faults.append("flip_rounds and margin cannot be negative")
-        if not self.inpaint_divisors[0] >= self.inpaint_divisors[1] >= 1:
-            faults.append(f"inpaint_divisors {self.inpaint_divisors} are not larger first, both at least 1")
-        if not 0 <= self.outpaint_sevenths[0] <= self.outpaint_sevenths[1] <= 7:
-            faults.append(f"outpaint_sevenths {self.outpaint_sevenths} are not rising numbers in 0..7")
-        if self.percentiles is not None and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            faults.append(f"percentiles {self.percentiles} are not rising numbers in 0..100")
-        if self.exclusive and not set(self.methods) & set(FOUR):
-            faults.append(f"exclusive needs one of {', '.join(FOUR)}")
-        if faults:
-            raise GenesisError("Genesis: " + "; ".join(faults))
-
-    @classmethod
-    def semantic(cls, **changes: Any) -> GenesisSettings:
-        """Semantic Genesis: elastic, then one of four; 5 shuffled windows, one block for each painting."""
-        published: dict[str, Any] = {
-            "methods": ("elastic", *FOUR),
-            "exclusive": True,
-            "shuffle_windows": 5,
-            "inpaint_blocks": 1,
-            "outpaint_blocks": 1,
-            "continue_probability": 1.0,
-        }
-        return cls(**{**published, **changes})
-
-    @classmethod
-    def z_scored(cls, **changes: Any) -> GenesisSettings:
-        """For z-scored channels, after the later version of the Genesis-for-nnU-Net code."""
-        return cls(**{"percentiles": (0.1, 99.9), "flip_each_axis": True, "per_channel": True, **changes})
+    known = {entry.name for entry in fields(kind)} - {"transformations"}
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise GenesisError(f"--genesis {text}: {name} is none of {', '.join(sorted(known))}")
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise GenesisError(f"--genesis {text}: give {name}=VALUE, a value as in JSON") from error
+        values[name] = tuple(found) if isinstance(found, list) else found
+    try:
+        kind(**values)
+    except (TypeError, IndexError) as error:
+        raise GenesisError(f"--genesis {' '.join(texts)}: {error}") from error
+    return values
 
 
 @dataclass(frozen=True)
@@ -126,19 +150,21 @@ class Painting:
 
 
 @dataclass(frozen=True)
-class ChannelCorruption:
+class DrawnChannel:
+    """Parameters of one channel; None leaves a step out."""
+
     shuffle: int | None  # the windows' seed
     curve: Curve | None
     painting: Painting | None
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Drawn:
     """All parameters of one patch: axes of (D, H, W) to mirror, the elastic noise's seed, the channels."""
 
     flip_axes: tuple[int, ...]
     elastic: int | None
-    channels: tuple[ChannelCorruption, ...]
+    channels: tuple[DrawnChannel, ...]
 
 
 def _draw(rng: np.random.Generator, low: int, high: int) -> int:
@@ -195,7 +221,7 @@ def sample_painting(
 
 def _choose(rng: np.random.Generator, settings: GenesisSettings) -> set[str]:
     """The ones of the four that happen."""
-    on = [name for name in FOUR if name in settings.methods]
+    on = [name for name in FOUR if name in settings.transformations]
     if settings.exclusive:
         return {on[_draw(rng, 0, len(on) - 1)]}
     shuffle, nonlinear, paint, inpaint = rng.random(4)
@@ -213,23 +239,23 @@ def _choose(rng: np.random.Generator, settings: GenesisSettings) -> set[str]:
 
 def _sample_channel(
     rng: np.random.Generator, shape_dhw: Sequence[int], chosen: set[str], settings: GenesisSettings
-) -> ChannelCorruption:
+) -> DrawnChannel:
     painted = bool(chosen & {"inpaint", "outpaint"})
-    return ChannelCorruption(
+    return DrawnChannel(
         _draw_seed(rng) if "shuffle" in chosen else None,
         sample_curve(rng, settings) if "nonlinear" in chosen else None,
         sample_painting(rng, shape_dhw, "outpaint" in chosen, settings) if painted else None,
     )
 
 
-def sample(rng: np.random.Generator, shape: Sequence[int], settings: GenesisSettings) -> Corruption:
+def sample(rng: np.random.Generator, shape: Sequence[int], settings: GenesisSettings) -> Drawn:
     """Draw everything for one patch of ``shape`` (C, D, H, W) or (C, H, W).
 
     Channels share windows and blocks unless ``per_channel``; curves and noise are always their own.
     """
     shape_dhw = (1, *shape[1:])[-3:]
-    flips = sample_flip(rng, len(shape) - 1, settings) if "flip" in settings.methods else ()
-    elastic = _draw_seed(rng) if "elastic" in settings.methods else None
+    flips = sample_flip(rng, len(shape) - 1, settings) if "flip" in settings.transformations else ()
+    elastic = _draw_seed(rng) if "elastic" in settings.transformations else None
     chosen = _choose(rng, settings)
     channels = [_sample_channel(rng, shape_dhw, chosen, settings)]
     for _ in range(1, shape[0]):
@@ -240,6 +266,6 @@ def sample(rng: np.random.Generator, shape: Sequence[int], settings: GenesisSett
             painting = channels[0].painting
             if painting is not None:
                 painting = Painting(painting.boxes, painting.show, _draw_seed(rng))
-            own = ChannelCorruption(channels[0].shuffle, own.curve, painting)
+            own = DrawnChannel(channels[0].shuffle, own.curve, painting)
         channels.append(own)
-    return Corruption(flips, elastic, tuple(channels))
+    return Drawn(flips, elastic, tuple(channels))

@@ -1,9 +1,10 @@
-"""Triton kernels of genesis_torch.py; imported on CUDA only.
+"""Triton kernels of device.py; imported on CUDA only.
 
-``own`` marks each voxel with the last window that covers it; ``finish`` then reads every voxel's
-source once, bends it along its row's curve, paints and writes it. Together they move 4 bytes a
-voxel to clear and 4 to read the owner map, 4 to read and 4 to write the image, plus one atomic
-for each voxel of each window.
+A row's shuffle is two passes over its voxels, for windows and their permutations are functions of (seed, window,
+position), see cpu.py: nothing is stored for them. ``_own`` marks each voxel with the last window that covers it;
+``_finish`` then reads every voxel's source once, bends it along its row's curve, paints and writes it. Together they
+move 4 bytes a voxel to clear and 4 to read the owner map, 4 to read and 4 to write the image, plus one atomic for each
+voxel of each window.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pretraining.genesis import packing
 from pretraining.genesis.cpu import TABLE_STEPS
-from pretraining.genesis.device import CurveSpec, Paint, box_tensors, curve_tables, seed_words
 
 _CHUNK = 128
 _BLOCK = 1024
+_SHUFFLED, _SHUFFLE_SEED = tl.constexpr(packing.SHUFFLED), tl.constexpr(packing.SHUFFLE_SEED)
+_BENT, _PAINTED = tl.constexpr(packing.BENT), tl.constexpr(packing.PAINTED)
+_PAINT_SEED, _BOXES = tl.constexpr(packing.PAINT_SEED), tl.constexpr(packing.BOXES)
+_AROUND = tl.constexpr(packing.AROUND)
 
 
 @triton.jit
@@ -35,6 +40,11 @@ def _hash(counter, low, high):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _uniform(counter, low, high):  # type: ignore[no-untyped-def]
+    return (_hash(counter, low, high) >> 8).to(tl.float32) * (1.0 / 16777216.0)
+
+
+@triton.jit
 def _side_and_start(draw, longest, length):  # type: ignore[no-untyped-def]
     side = 1 + (((draw >> 16) * longest) >> 16).to(tl.int32)
     start = (((draw & 0xFFFF) * (length - side + 1).to(tl.uint32)) >> 16).to(tl.int32)
@@ -42,17 +52,17 @@ def _side_and_start(draw, longest, length):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _own(owner, seeds, rows, windows, depth, height, width, long_d, long_h, long_w, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One program a window of a shuffled row."""
+def _own(owner, channels, depth, height, width, long_d, long_h, long_w, K: tl.constexpr, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One program a window and row; a row that is not shuffled has windows without voxels."""
     window = tl.program_id(0)
-    which = tl.program_id(1)
-    row = tl.load(rows + which).to(tl.int64)
-    low = tl.load(seeds + 2 * row).to(tl.uint32)
-    high = tl.load(seeds + 2 * row + 1).to(tl.uint32)
+    row = tl.program_id(1).to(tl.int64)
+    numbers = channels + row * (_BOXES + 6 * K)
+    low = tl.load(numbers + _SHUFFLE_SEED).to(tl.uint32, bitcast=True)
+    high = tl.load(numbers + _SHUFFLE_SEED + 1).to(tl.uint32, bitcast=True)
     side_d, d = _side_and_start(_hash(3 * window, low, high), long_d, depth)
     side_h, h = _side_and_start(_hash(3 * window + 1, low, high), long_h, height)
     side_w, w = _side_and_start(_hash(3 * window + 2, low, high), long_w, width)
-    n = side_d * side_h * side_w
+    n = side_d * side_h * side_w * tl.load(numbers + _SHUFFLED)
     base = owner + row * depth * height * width
     for first in range(0, n, CHUNK):
         i = first + tl.arange(0, CHUNK)
@@ -62,11 +72,12 @@ def _own(owner, seeds, rows, windows, depth, height, width, long_d, long_h, long
 
 @triton.jit
 def _finish(  # type: ignore[no-untyped-def]
-    image, out, owner, ends, tables, bent, boxes, kinds, seeds, noise_seeds,
+    image, out, owner, ends, channels, tables,
     depth, height, width, long_d, long_h, long_w,
     K: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64)
+    numbers = channels + row * (_BOXES + 6 * K)
     voxel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     size = depth * height * width
     valid = voxel < size
@@ -74,8 +85,8 @@ def _finish(  # type: ignore[no-untyped-def]
 
     window = tl.load(owner + row * size + voxel, mask=valid, other=0) - 1
     owned = window >= 0
-    low = tl.load(seeds + 2 * row).to(tl.uint32)
-    high = tl.load(seeds + 2 * row + 1).to(tl.uint32)
+    low = tl.load(numbers + _SHUFFLE_SEED).to(tl.uint32, bitcast=True)
+    high = tl.load(numbers + _SHUFFLE_SEED + 1).to(tl.uint32, bitcast=True)
     h0 = _hash(3 * window, low, high)
     h1 = _hash(3 * window + 1, low, high)
     h2 = _hash(3 * window + 2, low, high)
@@ -114,7 +125,7 @@ def _finish(  # type: ignore[no-untyped-def]
 
     bottom = tl.load(ends + 2 * row)
     span = tl.load(ends + 2 * row + 1) - bottom
-    if tl.load(bent + row) != 0:
+    if tl.load(numbers + _BENT) != 0:
         steps = tl.where(span > 0, STEPS / span, 0.0)
         x = tl.minimum(tl.maximum((value - bottom) * steps, 0.0), STEPS * 1.0)
         k = tl.minimum(x.to(tl.int32), STEPS - 1)
@@ -122,51 +133,51 @@ def _finish(  # type: ignore[no-untyped-def]
         right = tl.load(tables + row * (STEPS + 1) + k + 1)
         value = bottom + (left + (x - k.to(tl.float32)) * (right - left)) * span
 
-    kind = tl.load(kinds + row)
+    kind = tl.load(numbers + _PAINTED)
     if kind != 0:
         inside = tl.zeros([BLOCK], tl.int1)
         for box in tl.static_range(K):
-            at = boxes + (row * K + box) * 6
+            at = numbers + _BOXES + 6 * box
             in_d = (d >= tl.load(at)) & (d < tl.load(at + 3))
             in_h = (h >= tl.load(at + 1)) & (h < tl.load(at + 4))
             in_w = (w >= tl.load(at + 2)) & (w < tl.load(at + 5))
             inside = inside | (in_d & in_h & in_w)
-        noise_low = tl.load(noise_seeds + 2 * row).to(tl.uint32)
-        noise_high = tl.load(noise_seeds + 2 * row + 1).to(tl.uint32)
-        noise = (_hash(voxel, noise_low, noise_high) >> 8).to(tl.float32) * (1.0 / 16777216.0)
-        value = tl.where(inside ^ (kind == 2), bottom + noise * span, value)
+        noise_low = tl.load(numbers + _PAINT_SEED).to(tl.uint32, bitcast=True)
+        noise_high = tl.load(numbers + _PAINT_SEED + 1).to(tl.uint32, bitcast=True)
+        noise = _uniform(voxel, noise_low, noise_high)
+        value = tl.where(inside ^ (kind == _AROUND), bottom + noise * span, value)
     tl.store(out + row * size + voxel, value, mask=valid)
 
 
+@triton.jit
+def _noise(out, seeds, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    low = tl.load(seeds + 2 * row).to(tl.uint32, bitcast=True)
+    high = tl.load(seeds + 2 * row + 1).to(tl.uint32, bitcast=True)
+    tl.store(out + row * size + place, _uniform(place, low, high), mask=place < size)
+
+
+def uniform_noise(seeds: Tensor, size: int) -> Tensor:
+    """See device.uniform_noise; seeds int32 (R, 2), contiguous."""
+    out = torch.empty(len(seeds), size, device=seeds.device)
+    _noise[(triton.cdiv(size, _BLOCK), len(seeds))](out, seeds, size, BLOCK=_BLOCK)
+    return out
+
+
 def corrupt(
-    rows: Tensor,
-    ends: Tensor,
-    shuffle_seeds: Sequence[int | None],
-    windows: int,
-    longest: Sequence[int],
-    curves: Sequence[CurveSpec | None],
-    paintings: Sequence[Paint | None],
+    rows: Tensor, ends: Tensor, channels: Tensor, tables: Tensor, windows: int, longest: Sequence[int]
 ) -> Tensor:
-    """See genesis_torch.corrupt. (R, D, H, W) float32."""
-    device, shape = rows.device, rows.shape[1:]
-    rows, ends = rows.contiguous(), ends.contiguous()
-    size = shape[0] * shape[1] * shape[2]
-    seeds = seed_words([seed or 0 for seed in shuffle_seeds], device)
-    shuffled = [row for row, seed in enumerate(shuffle_seeds) if seed is not None]
-    owner = torch.zeros(len(rows), size, dtype=torch.int32, device=device)
+    """See device.corrupt. (R, D, H, W) float32."""
+    shape = rows.shape[1:]
+    rows, ends, channels, tables = (each.contiguous() for each in (rows, ends, channels, tables))
+    size, boxes = shape[0] * shape[1] * shape[2], (channels.shape[1] - packing.BOXES) // 6
+    owner = torch.zeros(len(rows), size, dtype=torch.int32, device=rows.device)
     sides = (*shape, *longest)
-    if shuffled:
-        _own[(windows, len(shuffled))](
-            owner, seeds, torch.tensor(shuffled, device=device), windows, *sides, CHUNK=_CHUNK
-        )
-    boxes, kinds = box_tensors(paintings, device)
+    if windows:
+        _own[(windows, len(rows))](owner, channels, *sides, K=boxes, CHUNK=_CHUNK)
     out = torch.empty_like(rows)
     _finish[(triton.cdiv(size, _BLOCK), len(rows))](
-        rows, out, owner, ends,
-        curve_tables(curves, device),
-        torch.tensor([curve is not None for curve in curves], dtype=torch.int32, device=device),
-        boxes, kinds, seeds,
-        seed_words([painting[2] if painting else 0 for painting in paintings], device),
-        *sides, K=boxes.shape[1], STEPS=TABLE_STEPS, BLOCK=_BLOCK,
-    )  # fmt: skip
+        rows, out, owner, ends, channels, tables, *sides, K=boxes, STEPS=TABLE_STEPS, BLOCK=_BLOCK
+    )
     return out

@@ -2,7 +2,7 @@
 
 Haghighi et al. 2020, doi:10.1007/978-3-030-59710-8_14. A class is a place in a reference scan; its
 instances are the same place in the scans that look most alike as a whole, by the features of an
-autoencoder. No cube is stored: an index tells scan, place, size and class (:mod:`pattern_files`).
+autoencoder. No cube is stored: an index tells scan, place, size and class (files.py).
 
 Scans of different size meet on a common grid, their median shape: a box of that grid stands for the
 part of each scan that it covers once the scan is stretched to the grid.
@@ -39,12 +39,12 @@ class PatternSettings:
         classes: patterns, each a class.
         instances, validation_instances: scans that show a class, of the training and the validation scans.
         border: voxels to stay off the common grid's border, (W, H, D), as far as
-            :func:`data_preprocessing.cubes.border_within` lets.
+            :func:`pretraining.genesis.cubes.border_within` lets.
         distance: voxels of the common grid between the places of two classes, at least.
         multi_res: two more crops of every training scan, of other sides in-plane.
         zoom: their sides as shares of the cube's, from the first up to below the second.
         shift: how far they are moved in-plane, as a share of the cube's side.
-        tissue_filter, tissue_hu, tissue_max: see :func:`data_preprocessing.cubes.tissue_share`.
+        tissue_filter, tissue_hu, tissue_max: see :func:`pretraining.genesis.cubes.tissue_share`.
         seed: of references, places and sides.
     """
 
@@ -305,20 +305,5 @@ def cut(image_cdhw: np.ndarray, info: CaseInfo, row: np.ndarray, cube_dhw: Seque
         info: of the case.
         row: see ``COLUMNS``.
     """
-    return _resized(image_cdhw, info, row[2:5], row[5:], cube_dhw)
-
-
-def cut_scan(image_cdhw: np.ndarray, info: CaseInfo, shape_dhw: Sequence[int]) -> np.ndarray:
-    """A whole scan without its padding: (C, *shape_dhw) float32 in [0, 1], linearly resized."""
-    return _resized(image_cdhw, info, info.pad_before, info.shape_resampled, shape_dhw)
-
-
-def _resized(
-    image_cdhw: np.ndarray,
-    info: CaseInfo,
-    start: Sequence[int] | np.ndarray,
-    sides: Sequence[int] | np.ndarray,
-    shape_dhw: Sequence[int],
-) -> np.ndarray:
-    d, h, w = (slice(int(a), int(a) + int(s)) for a, s in zip(start, sides, strict=True))
-    return resample_image(to_unit(image_cdhw[:, d, h, w], info.intensity), shape_dhw, order=1)
+    d, h, w = (slice(int(a), int(a) + int(s)) for a, s in zip(row[2:5], row[5:], strict=True))
+    return resample_image(to_unit(image_cdhw[:, d, h, w], info.intensity), cube_dhw, order=1)

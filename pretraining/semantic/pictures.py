@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from cases.files import whole_file
+
 
 def draw_patterns(path: Path, cubes: np.ndarray) -> None:
     """One row a class, its instances beside each other: middle slices along D of the first channel.
@@ -25,6 +27,5 @@ def draw_patterns(path: Path, cubes: np.ndarray) -> None:
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
     figure.suptitle("patterns: one row a class, nearest instances from the left", fontsize=9)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with whole_file(path, keep_suffix=True) as temporary:
+        figure.savefig(temporary)

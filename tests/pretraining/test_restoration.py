@@ -6,8 +6,7 @@ import torch
 
 from cases.plan import Normalization, Plan
 from nets.dynamic_unet import NetworkSettings
-from pretraining.genesis.transforms import GenesisError
-from pretraining.restoration import RestorationModule, draw_restoration, genesis_settings
+from pretraining.restoration import RestorationModule, draw_restoration
 
 PLAN = Plan(
     name="99_3d",
@@ -25,29 +24,6 @@ NETWORK = NetworkSettings(depth=1, filters=(2, 4))
 def module(**changes):
     torch.manual_seed(0)
     return RestorationModule(PLAN, NETWORK, **changes)
-
-
-def test_genesis_settings_come_from_methods_and_assignments():
-    settings = genesis_settings(["shuffle"], ["shuffle_probability=0.3", "percentiles=[1,99]", "per_channel=true"])
-    assert settings.methods == ("shuffle",)
-    assert settings.shuffle_probability == 0.3
-    assert settings.percentiles == (1, 99)
-    assert settings.per_channel is True
-
-
-@pytest.mark.parametrize(
-    ("methods", "assignment", "message"),
-    [
-        (["shuffle"], "shuffel=1", "shuffel is none of"),
-        (["shuffle"], "margin=three", "a value as in JSON"),
-        (["shuffle"], "paint_probability=7", r"paint_probability 7 is not in \[0, 1\]"),
-        (["shuffle"], 'margin="a"', "--genesis margin"),
-        (["blur"], "margin=3", "blur is not a method"),
-    ],
-)
-def test_wrong_genesis_settings_are_named(methods, assignment, message):
-    with pytest.raises(GenesisError, match=message):
-        genesis_settings(methods, [assignment])
 
 
 def test_restoration_is_a_sigmoid_of_the_first_logits():

@@ -13,7 +13,7 @@ import torch
 from data_preprocessing.phantom import Phantom, write_dataset
 from nets.weights.formats import read_weights
 from nets.weights.rebuild import network_of
-from pretraining.semantic.pattern_files import read_features
+from pretraining.semantic.files import read_features
 from scripts import semantic_genesis
 from scripts.semantic_genesis import ChainSettings, scan_size
 

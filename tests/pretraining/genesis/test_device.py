@@ -1,21 +1,27 @@
-"""The device route computes what the compiled route does."""
+"""The device form computes what the compiled form does.
+
+On the CPU this looks at packing, mirroring, deformation and percentiles; the kernels of Triton are compared in
+test_triton_kernels.py, and here on a GPU.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from pretraining.genesis import cpu as genesis_cpu
-from pretraining.genesis import device as genesis_torch
-from pretraining.genesis import transforms as ge
+from pretraining.genesis.device import flip, quantile_ends, transform_on_device, uniform_noise
+from pretraining.genesis.sampling import GenesisError, GenesisSettings
+from pretraining.genesis.transforms import GenesisCorruption, apply_flip, elastic_noise
+from pretraining.semantic.transformations import SemanticTransformations
+from tests.pretraining.corrupted import Z_SCORED, transform_batch
 
 ALWAYS = {"shuffle_probability": 1.0, "nonlinear_probability": 1.0, "paint_probability": 1.0}
 ROUTES = [
-    ge.GenesisSettings(),
-    ge.GenesisSettings(**ALWAYS, inpaint_share=1.0, per_channel=True, shuffle_windows=500),
-    ge.GenesisSettings(**ALWAYS, inpaint_share=0.0, shuffle_divisor=3, shuffle_windows=300),
-    ge.GenesisSettings.semantic(),
-    ge.GenesisSettings.z_scored(),
-    ge.GenesisSettings(methods=()),
+    GenesisSettings(),
+    GenesisSettings(**ALWAYS, inpaint_share=1.0, per_channel=True, shuffle_windows=500),
+    GenesisSettings(**ALWAYS, inpaint_share=0.0, shuffle_divisor=3, shuffle_windows=300),
+    SemanticTransformations(),
+    GenesisSettings(**Z_SCORED),
+    GenesisSettings(transformations=()),
 ]
 DEVICES = [
     "cpu",
@@ -28,53 +34,60 @@ DEVICES = [
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(3, 2, 12, 16, 20), (2, 1, 20, 33, 41), (4, 2, 40, 24), (2, 1, 1, 1, 1)])
 @pytest.mark.parametrize("settings", ROUTES)
-def test_both_routes_agree(settings: ge.GenesisSettings, shape: tuple[int, ...], device: str) -> None:
+def test_both_routes_agree(settings: GenesisSettings, shape: tuple[int, ...], device: str) -> None:
     x = np.random.default_rng(0).random(shape, dtype=np.float32)
     if settings.percentiles:
         x = 5 * x - 3
     seeds = [2**62 + i for i in range(len(x))]
-    corrupted, target = ge.transform_batch(x, seeds, settings)
-    on_device, its_target = ge.transform_on_device(torch.from_numpy(x).to(device), seeds, settings)
+    corrupted, target = transform_batch(x, seeds, settings)
+    on_device, its_target = transform_on_device(torch.from_numpy(x).to(device), seeds, settings)
     assert on_device.device.type == device
     np.testing.assert_array_equal(its_target.cpu().numpy(), target)
     np.testing.assert_allclose(on_device.cpu().numpy(), corrupted, atol=5e-5 * np.ptp(x) + 1e-6)
 
 
-def test_large_windows_are_shuffled_alike() -> None:
-    """Windows of up to 12 voxels a side, as in a 128 cubed patch."""
-    x = np.random.default_rng(1).random((24, 48, 36), dtype=np.float32)
-    seeds = genesis_torch.seed_words([123, 2**60 + 5], torch.device("cpu"))
-    sources = genesis_torch.shuffle_sources(seeds, x.shape, 400, (12, 12, 12)).numpy()
-    for row, seed in zip(sources, (123, 2**60 + 5), strict=True):
-        low, high = genesis_cpu.words(seed)
-        np.testing.assert_array_equal(x.ravel()[row], genesis_cpu.shuffle(x, low, high, 400, (12, 12, 12)).ravel())
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("settings", ROUTES)
+def test_nothing_waits_for_the_device(settings: GenesisSettings) -> None:
+    corruption = GenesisCorruption(settings)
+    batch = torch.rand(2, 1, 12, 16, 20, device="cuda")
+    drawn = zip(*(corruption.draw((1, 12, 16, 20), seed) for seed in (1, 2)), strict=True)
+    arrays = [torch.from_numpy(np.stack(each)).cuda() for each in drawn]
+    corruption.apply_device(batch, arrays)  # builds the kernels, moves what is kept
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        corruption.apply_device(batch, arrays)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
-def test_owner_is_the_last_window() -> None:
-    seeds = genesis_torch.seed_words([9], torch.device("cpu"))
-    owner = genesis_torch.owner_map(seeds, (12, 16, 20), 40, (3, 4, 5))[0].reshape(12, 16, 20).numpy()
-    sides, starts, _ = genesis_torch.window_geometry(torch.arange(40), seeds, (12, 16, 20), (3, 4, 5))
-    expected = np.zeros((12, 16, 20), np.int64)
-    for window, (side, start) in enumerate(zip(sides.numpy(), starts.numpy(), strict=True)):
-        expected[tuple(slice(a, a + s) for a, s in zip(start, side, strict=True))] = window + 1
-    np.testing.assert_array_equal(owner, expected)
-    assert sides.amax(0).tolist() == [3, 4, 5] and sides.amin() == 1
+@pytest.mark.parametrize("device", DEVICES)
+def test_each_patch_is_mirrored_along_its_own_axes(device: str) -> None:
+    x = np.random.default_rng(3).random((4, 2, 5, 6, 7), dtype=np.float32)
+    axes = [(), (0,), (1, 2), (0, 1, 2)]
+    marks = torch.tensor([[axis in own for axis in range(3)] for own in axes], dtype=torch.int32, device=device)
+    mirrored = flip(torch.from_numpy(x).to(device), marks).cpu().numpy()
+    np.testing.assert_array_equal(
+        mirrored, np.stack([apply_flip(patch, own) for patch, own in zip(x, axes, strict=True)])
+    )
 
 
-def test_tables_agree() -> None:
-    controls = [((0.1, 0.9, 0.8, 0.2), False), ((0.9, 0.1, 0.1, 0.4), True), None]
-    tables = genesis_torch.curve_tables(controls, torch.device("cpu")).numpy()
-    np.testing.assert_allclose(tables[0], genesis_cpu.curve_table(0.1, 0.9, 0.8, 0.2, False), atol=1e-6)
-    np.testing.assert_allclose(tables[1], genesis_cpu.curve_table(0.9, 0.1, 0.1, 0.4, True), atol=1e-6)
-    np.testing.assert_allclose(tables[2], np.linspace(0, 1, 4097), atol=1e-6)
+@pytest.mark.parametrize("device", DEVICES)
+def test_noise_is_the_compiled_one(device: str) -> None:
+    seeds = [5, 2**62 + 9]
+    words = np.array([[seed & 0xFFFFFFFF, seed >> 32] for seed in seeds], np.uint32).view(np.int32)
+    noise = 2 * uniform_noise(torch.from_numpy(words).to(device), 2 * 3 * 4 * 5).cpu().numpy() - 1
+    np.testing.assert_array_equal(noise.reshape(2, 2, 3, 4, 5), [elastic_noise((3, 4, 5), seed) for seed in seeds])
 
 
-def test_percentiles_are_numpys() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_percentiles_are_numpys(device: str) -> None:
     rows = np.random.default_rng(2).normal(size=(3, 7, 9, 11)).astype(np.float32)
-    ends = genesis_torch.quantile_ends(torch.from_numpy(rows), (0.1, 99.9)).numpy()
+    ends = quantile_ends(torch.from_numpy(rows).to(device), (0.1, 99.9)).cpu().numpy()
     np.testing.assert_allclose(ends, np.percentile(rows, (0.1, 99.9), axis=(1, 2, 3)).T, atol=1e-5)
 
 
 def test_other_batches_are_refused() -> None:
-    with pytest.raises(ge.GenesisError, match=r"found torch.float64 \(2, 1, 4, 4, 4\) and 2 seeds"):
-        ge.transform_on_device(torch.zeros(2, 1, 4, 4, 4, dtype=torch.float64), [1, 2], ge.GenesisSettings())
+    with pytest.raises(GenesisError, match=r"found torch.float64 \(2, 1, 4, 4, 4\) and 2 seeds"):
+        transform_on_device(torch.zeros(2, 1, 4, 4, 4, dtype=torch.float64), [1, 2], GenesisSettings())

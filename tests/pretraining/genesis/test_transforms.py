@@ -5,14 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from benchmarks.genesis import loop_paint, loop_pair, loop_shuffle
+from pretraining.genesis import sampling as sa
 from pretraining.genesis import transforms as ge
+from pretraining.genesis.device import transform_on_device
+from pretraining.genesis.sampling import GenesisError, GenesisSettings
+from pretraining.semantic.transformations import SemanticTransformations
+from tests.pretraining.corrupted import Z_SCORED, transform_batch
 
 PARITY = Path(__file__).parents[3].parent / "shared" / "parity" / "genesis"
 needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is absent")
-PUBLISHED = ge.GenesisSettings()
+PUBLISHED = GenesisSettings()
 SHAPE = (32, 64, 64)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -94,7 +100,7 @@ def test_flip(axes: tuple[int, ...]) -> None:
 )
 def test_shuffle_is_the_oracle(shape: tuple[int, ...], divisor: int) -> None:
     x = patch(shape, 1)
-    settings = ge.GenesisSettings(shuffle_windows=200, shuffle_divisor=divisor)
+    settings = GenesisSettings(shuffle_windows=200, shuffle_divisor=divisor)
     seed = 0x0123_4567_89AB_CDEF
     out = ge.apply_shuffle(x, seed, settings)
     np.testing.assert_array_equal(out, shuffle_oracle(x, seed, 200, divisor))
@@ -166,7 +172,7 @@ def test_painting_is_the_oracle(show: bool) -> None:
 def test_elastic_is_scipy(shape: tuple[int, ...], sigma: float) -> None:
     smooth = gaussian_filter(np.random.default_rng(5).random((2, *shape)), (0, 2, 2, 2)).astype(np.float32)
     noise = ge.elastic_noise(shape, 77)
-    settings = ge.GenesisSettings(elastic_sigma=sigma, elastic_alpha=991.0 if sigma == 8 else 60.0)
+    settings = GenesisSettings(elastic_sigma=sigma, elastic_alpha=991.0 if sigma == 8 else 60.0)
     field = [gaussian_filter(n.astype(np.float64), sigma, mode="constant") * settings.elastic_alpha for n in noise]
     d, h, w = np.meshgrid(*map(np.arange, shape), indexing="ij")
     out = ge.apply_elastic(smooth, noise, settings)
@@ -229,7 +235,7 @@ def test_painting_statistics(show: bool, name: str, statistics: dict[str, dict[s
     rng, shares = np.random.default_rng(6), []
     for _ in range(4000):
         mask = np.zeros(SHAPE, bool)
-        for d0, h0, w0, d1, h1, w1 in ge.sample_painting(rng, SHAPE, show, PUBLISHED).boxes:
+        for d0, h0, w0, d1, h1, w1 in sa.sample_painting(rng, SHAPE, show, PUBLISHED).boxes:
             mask[d0:d1, h0:h1, w0:w1] = True
         shares.append(float(mask.mean()))
     hold(shares, statistics[name])
@@ -263,7 +269,7 @@ def test_loop_form_agrees() -> None:
 
 def test_probabilities() -> None:
     rng = np.random.default_rng(9)
-    drawn = [ge.sample(rng, (1, *SHAPE), PUBLISHED) for _ in range(3000)]
+    drawn = [sa.sample(rng, (1, *SHAPE), PUBLISHED) for _ in range(3000)]
     channels = [each.channels[0] for each in drawn]
     assert np.mean([c.shuffle is not None for c in channels]) == pytest.approx(0.5, abs=0.03)
     assert np.mean([c.curve is not None for c in channels]) == pytest.approx(0.9, abs=0.02)
@@ -273,21 +279,21 @@ def test_probabilities() -> None:
     assert np.mean([c.curve.inverted for c in channels if c.curve]) == pytest.approx(0.5, abs=0.03)
     once = 0.24 + 0.096 * 2 / 3 + 0.064  # one round; two that differ; three leave one axis or all
     assert np.mean([bool(each.flip_axes) for each in drawn]) == pytest.approx(once, abs=0.03)
-    each_axis = [len(ge.sample_flip(rng, 3, ge.GenesisSettings(flip_each_axis=True))) for _ in range(3000)]
+    each_axis = [len(sa.sample_flip(rng, 3, GenesisSettings(flip_each_axis=True))) for _ in range(3000)]
     assert np.mean(each_axis) == pytest.approx(1.2, abs=0.06)
 
 
 def test_semantic_takes_one_of_four() -> None:
-    rng, settings = np.random.default_rng(10), ge.GenesisSettings.semantic()
-    counts = dict.fromkeys(ge.FOUR, 0)
+    rng, settings = np.random.default_rng(10), SemanticTransformations()
+    counts = dict.fromkeys(sa.FOUR, 0)
     for _ in range(4000):
-        drawn = ge.sample(rng, (1, *SHAPE), settings)
+        drawn = sa.sample(rng, (1, *SHAPE), settings)
         channel = drawn.channels[0]
         assert drawn.elastic is not None and drawn.flip_axes == ()
         happened = [channel.shuffle is not None, channel.curve is not None]
         happened += [bool(p := channel.painting) and not p.show, bool(p) and p.show]
         assert sum(happened) == 1 and (channel.painting is None or len(channel.painting.boxes) == 1)
-        counts[ge.FOUR[happened.index(True)]] += 1
+        counts[sa.FOUR[happened.index(True)]] += 1
     assert all(abs(count / 4000 - 0.25) < 0.025 for count in counts.values())
     x = patch((1, *SHAPE))
     corrupted, target = ge.transform_pair(x, 3, settings)
@@ -300,20 +306,20 @@ def test_semantic_takes_one_of_four() -> None:
 )
 def test_any_shape_works(shape: tuple[int, ...]) -> None:
     x = patch(shape)
-    for settings in (PUBLISHED, ge.GenesisSettings.semantic(), ge.GenesisSettings.z_scored()):
+    for settings in (PUBLISHED, SemanticTransformations(), GenesisSettings(**Z_SCORED)):
         for seed in range(12):
             corrupted, target = ge.transform_pair(x, seed, settings)
             assert corrupted.shape == target.shape == shape and corrupted.dtype == np.float32
             assert np.isfinite(corrupted).all() and corrupted.min() >= 0 and corrupted.max() <= 1
             np.testing.assert_array_equal(np.sort(target, None), np.sort(x, None))
     if len(shape) == 3:
-        assert all(0 not in ge.sample(np.random.default_rng(i), shape, PUBLISHED).flip_axes for i in range(50))
+        assert all(0 not in sa.sample(np.random.default_rng(i), shape, PUBLISHED).flip_axes for i in range(50))
 
 
 def test_same_seed_same_pair() -> None:
     x = patch((3, 2, 20, 30, 40))
-    first, targets = ge.transform_batch(x, [5, 6, 2**62], PUBLISHED)
-    again, _ = ge.transform_batch(x, [5, 6, 2**62], PUBLISHED)
+    first, targets = transform_batch(x, [5, 6, 2**62], PUBLISHED)
+    again, _ = transform_batch(x, [5, 6, 2**62], PUBLISHED)
     np.testing.assert_array_equal(first, again)
     alone, target = ge.transform_pair(x[1], 6, PUBLISHED)
     np.testing.assert_array_equal(first[1], alone)
@@ -324,18 +330,18 @@ def test_same_seed_same_pair() -> None:
 def test_channels_share_geometry_unless_asked_otherwise() -> None:
     rng = np.random.default_rng(11)
     always = {"shuffle_probability": 1.0, "nonlinear_probability": 1.0, "paint_probability": 1.0}
-    one, two = ge.sample(rng, (2, *SHAPE), ge.GenesisSettings(**always)).channels
+    one, two = sa.sample(rng, (2, *SHAPE), GenesisSettings(**always)).channels
     assert one.shuffle == two.shuffle and one.painting.boxes == two.painting.boxes
     assert one.painting.seed != two.painting.seed and one.curve != two.curve
-    one, two = ge.sample(rng, (2, *SHAPE), ge.GenesisSettings(**always, per_channel=True)).channels
+    one, two = sa.sample(rng, (2, *SHAPE), GenesisSettings(**always, per_channel=True)).channels
     assert one.shuffle != two.shuffle and one.painting.boxes != two.painting.boxes
 
 
-@pytest.mark.parametrize("method", ge.METHODS)
+@pytest.mark.parametrize("method", sa.TRANSFORMATIONS)
 def test_methods_can_be_switched_off(method: str) -> None:
     rng, x = np.random.default_rng(12), patch((1, *SHAPE))
     for _ in range(40):
-        drawn = ge.sample(rng, x.shape, ge.GenesisSettings(methods=(method,)))
+        drawn = sa.sample(rng, x.shape, GenesisSettings(transformations=(method,)))
         channel = drawn.channels[0]
         done = {
             "flip": bool(drawn.flip_axes),
@@ -346,13 +352,13 @@ def test_methods_can_be_switched_off(method: str) -> None:
             "outpaint": bool(channel.painting) and channel.painting.show,
         }
         assert not any(value for name, value in done.items() if name != method)
-    nothing, target = ge.transform_pair(x, 1, ge.GenesisSettings(methods=()))
+    nothing, target = ge.transform_pair(x, 1, GenesisSettings(transformations=()))
     np.testing.assert_array_equal(nothing, target)
 
 
 def test_z_scored_patches_keep_their_range() -> None:
     x = np.random.default_rng(13).normal(0, 1, (2, 24, 40, 40)).astype(np.float32)
-    settings = ge.GenesisSettings.z_scored(nonlinear_probability=1, paint_probability=0, methods=("nonlinear",))
+    settings = GenesisSettings(**Z_SCORED, nonlinear_probability=1, paint_probability=0, transformations=("nonlinear",))
     corrupted, target = ge.transform_pair(x, 1, settings)
     for out, channel in zip(corrupted, target, strict=True):
         low, high = np.percentile(channel, (0.1, 99.9))
@@ -360,11 +366,11 @@ def test_z_scored_patches_keep_their_range() -> None:
 
 
 def test_faults_are_said_together() -> None:
-    with pytest.raises(ge.GenesisError, match=r"blur is not a method .*flip_probability 2 .*shuffle_windows 0"):
-        ge.GenesisSettings(methods=("blur",), flip_probability=2, shuffle_windows=0)
-    with pytest.raises(ge.GenesisError, match="exclusive needs one of"):
-        ge.GenesisSettings(methods=("flip",), exclusive=True)
-    with pytest.raises(ge.GenesisError, match=r"found float64 \(1, 12, 16, 20\)"):
+    with pytest.raises(GenesisError, match=r"blur is not a method .*flip_probability 2 .*shuffle_windows 0"):
+        GenesisSettings(transformations=("blur",), flip_probability=2, shuffle_windows=0)
+    with pytest.raises(GenesisError, match="exclusive needs one of"):
+        GenesisSettings(transformations=("flip",), exclusive=True)
+    with pytest.raises(GenesisError, match=r"found float64 \(1, 12, 16, 20\)"):
         ge.transform_pair(patch().astype(np.float64), 0, PUBLISHED)
-    with pytest.raises(ge.GenesisError, match="2 patches need as many seeds, found 1"):
-        ge.transform_batch(patch((2, 1, 4, 4, 4)), [1], PUBLISHED)
+    with pytest.raises(GenesisError, match=r"\(2, 1, 4, 4, 4\) and 1 seeds"):
+        transform_on_device(torch.zeros(2, 1, 4, 4, 4), [1], PUBLISHED)

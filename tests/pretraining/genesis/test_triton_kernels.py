@@ -1,8 +1,8 @@
-"""The CUDA kernels of the Genesis transformations equal genesis_torch.py, under Triton's interpreter on the CPU.
+"""The CUDA kernels of the Genesis transformations equal cpu.py, under Triton's interpreter on the CPU.
 
 The interpreter must be chosen before Triton is imported, so it runs in a process of its own. What it would forgive
-the compiler does not: it compiles the kernels for an H200, for which it needs no GPU. test_genesis_torch.py runs
-them on a device.
+the compiler does not: it compiles the kernels for an H200, for which it needs no GPU. test_device.py runs them on a
+device.
 """
 
 from __future__ import annotations
@@ -12,32 +12,83 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from pretraining.genesis import device as genesis_torch
-from pretraining.genesis.device import CurveSpec, Paint
+from pretraining.genesis import cpu
+from pretraining.genesis.device import corrupt
+from pretraining.genesis.packing import pack
+from pretraining.genesis.sampling import Curve, Drawn, DrawnChannel, GenesisSettings, Painting
 
 triton = pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-CURVES: list[CurveSpec | None] = [((0.1, 0.9, 0.8, 0.2), False), None, ((0.9, 0.1, 0.1, 0.4), True), None]
-BLOCKS = (((2, 3, 4), (6, 9, 9)), ((4, 4, 10), (9, 12, 18)))
-PAINTINGS: list[Paint | None] = [(BLOCKS, False, 7), (BLOCKS, True, 2**62 + 1), None, None]
+under_the_interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs under the interpreter")
+CURVES = [Curve((0.1, 0.9, 0.8, 0.2), False), None, Curve((0.9, 0.1, 0.1, 0.4), True), None]
+BOXES = ((2, 3, 4, 6, 9, 9), (4, 4, 10, 9, 12, 18))
+PAINTINGS = [Painting(BOXES, False, 7), Painting(BOXES, True, 2**62 + 1), None, None]
+SEEDS = [2**60 + 5, None, 3, 9]
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="runs under the interpreter")
+def packed(seeds: list[int | None], curves: list[Any], paintings: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = [DrawnChannel(*row) for row in zip(seeds, curves, paintings, strict=True)]
+    _, channels, tables = pack(Drawn((), None, tuple(rows)), GenesisSettings())
+    return torch.from_numpy(channels), torch.from_numpy(tables)
+
+
+@under_the_interpreter
 @pytest.mark.parametrize("windows", [40, 400])
 def test_cpu_rows_are_corrupted_alike(windows: int) -> None:
-    from pretraining.genesis import triton_kernels as genesis_triton
+    from pretraining.genesis import triton_kernels
 
     rows = torch.rand(4, 12, 16, 20, generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([[0.0, 1.0], [0.1, 0.9], [0.0, 0.5], [0.2, 0.2]])
-    seeds = [2**60 + 5, None, 3, 9]
-    given = (rows, ends, seeds, windows, (3, 4, 5), CURVES, PAINTINGS)
-    names = ("rows", "ends", "shuffle_seeds", "windows", "longest", "curves", "paintings")
-    expected = genesis_torch.corrupt(**dict(zip(names, given, strict=True)))
-    torch.testing.assert_close(genesis_triton.corrupt(*given), expected, atol=1e-6, rtol=0)
+    channels, tables = packed(SEEDS, CURVES, PAINTINGS)
+    expected = corrupt(rows, ends, channels, tables, windows=windows, longest=(3, 4, 5))
+    found = triton_kernels.corrupt(rows, ends, channels, tables, windows, (3, 4, 5))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert float((expected != rows).float().mean()) > 0.2
+
+
+@under_the_interpreter
+def test_cpu_large_windows_are_shuffled_alike() -> None:
+    """Windows of up to 12 voxels a side, as in a 128 cubed patch."""
+    from pretraining.genesis import triton_kernels
+
+    x = np.random.default_rng(1).random((24, 48, 36), dtype=np.float32)
+    rows, ends = torch.from_numpy(np.stack([x, x])), torch.tensor([[0.0, 1.0]] * 2)
+    channels, tables = packed([123, 2**60 + 5], [None, None], [None, None])
+    found = triton_kernels.corrupt(rows, ends, channels, tables, 400, (12, 12, 12)).numpy()
+    for row, seed in zip(found, (123, 2**60 + 5), strict=True):
+        low, high = cpu.words(seed)
+        np.testing.assert_array_equal(row, cpu.shuffle(x, low, high, 400, (12, 12, 12)))
+
+
+@under_the_interpreter
+def test_cpu_owner_is_the_last_window() -> None:
+    from pretraining.genesis import triton_kernels
+
+    channels, _ = packed([9], [None], [None])
+    shape, longest = (12, 16, 20), (3, 4, 5)
+    owner = torch.zeros(1, 12 * 16 * 20, dtype=torch.int32)
+    triton_kernels._own[(40, 1)](owner, channels, *shape, *longest, K=5, CHUNK=128)
+    expected, sides = np.zeros(shape, np.int64), []
+    for window in range(40):
+        draws = [cpu._hash(3 * window + axis, *cpu.words(9)) for axis in range(3)]
+        places = [cpu._side_and_start(*each) for each in zip(draws, longest, shape, strict=True)]
+        expected[tuple(slice(start, start + side) for side, start in places)] = window + 1
+        sides.append([side for side, _ in places])
+    np.testing.assert_array_equal(owner.reshape(shape).numpy(), expected)
+    assert np.max(sides, 0).tolist() == [3, 4, 5] and np.min(sides) == 1
+
+
+@under_the_interpreter
+def test_cpu_noise_is_the_compiled_one() -> None:
+    from pretraining.genesis import triton_kernels
+
+    words = np.array([cpu.words(seed) for seed in (4, 2**63 - 1)], np.uint32)
+    found = triton_kernels.uniform_noise(torch.from_numpy(words.view(np.int32)), 3000).numpy()
+    np.testing.assert_array_equal(found, [cpu.uniform_noise(3000, *row) for row in words])
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is the one that starts the interpreter")
@@ -47,17 +98,17 @@ def test_the_interpreter_agrees(interpret: Callable[[Path], None]) -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
-@pytest.mark.parametrize("name", ["_own", "_finish"])
+@pytest.mark.parametrize("name", ["_own", "_finish", "_noise"])
 def test_all_kernels_compile_for_hopper(name: str) -> None:
-    from pretraining.genesis import triton_kernels as genesis_triton
+    from pretraining.genesis import triton_kernels
 
-    kernel: Any = getattr(genesis_triton, name)
+    kernel: Any = getattr(triton_kernels, name)
     constants = {"CHUNK": 128, "K": 5, "STEPS": 4096, "BLOCK": 1024}
-    floats, wide = ("image", "out", "ends", "tables"), ("seeds", "noise_seeds", "rows")
-    pointers = (*floats, *wide, "owner", "bent", "boxes", "kinds")
+    floats = ("image", "ends", "tables", *(["out"] if name != "_own" else []))
+    pointers = (*floats, "owner", "channels", "seeds")
     signature = {}
     for argument in kernel.arg_names:
-        kind = "fp32" if argument in floats else "i64" if argument in wide else "i32"
+        kind = "fp32" if argument in floats else "i32"
         signature[argument] = "constexpr" if argument in constants else "*" + kind if argument in pointers else "i32"
     values = {(i,): constants[argument] for i, argument in enumerate(kernel.arg_names) if argument in constants}
     source = triton.compiler.ASTSource(kernel, signature, values)

@@ -16,14 +16,17 @@ from data_loading.module import LoaderSettings
 from nets.dynamic_unet import NetworkSettings
 from pretraining.autoencoder.module import AutoencoderModule, save_features
 from pretraining.autoencoder.network import build_autoencoder
-from pretraining.genesis.loader import GenesisDataModule
-from pretraining.genesis.transforms import GenesisSettings
+from pretraining.autoencoder.source import ScanPatches
+from pretraining.corruption import Unchanged
+from pretraining.genesis.transforms import GenesisCorruption
+from pretraining.loader import RestorationDataModule
+from pretraining.semantic.files import read_features
 from pretraining.semantic.module import SemanticModule
-from pretraining.semantic.patches import PatternPatches, ScanPatches
-from pretraining.semantic.pattern_files import read_features
-from pretraining.semantic.pattern_report import correlations, instances, measure
 from pretraining.semantic.patterns import Extents, Patterns, PatternSettings, discover
 from pretraining.semantic.pictures import draw_patterns
+from pretraining.semantic.report import correlations, instances, measure
+from pretraining.semantic.source import PatternPatches
+from pretraining.semantic.transformations import SemanticTransformations
 from tests.conftest import make_plan
 from training.optimization import OptimizationSettings
 
@@ -54,13 +57,13 @@ def semantic(plan: object, **changes: object) -> SemanticModule:
     return SemanticModule(plan, NETWORK, n_class=4, optimization=ADAM, **changes)
 
 
-def data(folder: Path, patterns: Patterns, plan: object) -> GenesisDataModule:
+def data(folder: Path, patterns: Patterns, plan: object) -> RestorationDataModule:
     train, val = (PatternPatches(folder, patterns, rows, 1) for rows in (patterns.training, patterns.validation))
-    gentle = GenesisSettings.semantic(elastic_sigma=2.0, elastic_alpha=10.0)
-    return GenesisDataModule(train, val, plan, LoaderSettings(batch_size=8, num_workers=0), gentle)
+    gentle = GenesisCorruption(SemanticTransformations(elastic_sigma=2.0, elastic_alpha=10.0))
+    return RestorationDataModule(train, val, plan, LoaderSettings(batch_size=8, num_workers=0), gentle)
 
 
-def fit(module: nn.Module, loader: GenesisDataModule, epochs: int) -> list[dict[str, float]]:
+def fit(module: nn.Module, loader: RestorationDataModule, epochs: int) -> list[dict[str, float]]:
     history: list[dict[str, float]] = []
     conclude = module.conclude
 
@@ -142,7 +145,7 @@ def test_the_autoencoder_ends_in_features(make_folder: Callable, tmp_path: Path)
     torch.manual_seed(0)
     module = AutoencoderModule(plan, NETWORK, network=build_autoencoder(plan, NETWORK), optimization=ADAM)
     loading = LoaderSettings(batch_size=3, num_workers=0, steps_per_epoch=8)
-    history = fit(module, GenesisDataModule(scans, scans, plan, loading, GenesisSettings(methods=())), 3)
+    history = fit(module, RestorationDataModule(scans, scans, plan, loading, Unchanged()), 3)
     assert history[-1]["Val Loss"] < history[0]["Val Loss"]
     said: list[str] = []
     path = tmp_path / "features.npy"

@@ -9,7 +9,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from cases.case import open_array, read_info
-from pretraining.semantic import pattern_files as pf
+from pretraining.semantic import files as pf
 from pretraining.semantic import patterns as pa
 from tests.conftest import put_case
 

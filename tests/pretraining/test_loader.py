@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from data_loading.loader import LoaderError
+from data_loading.errors import LoaderError
 from data_loading.module import LoaderSettings
 from pretraining.genesis.cubes import CubeError, write_cubes
-from pretraining.genesis.loader import CasePatches, CubePatches, GenesisDataModule, cube_plan, genesis_loader
-from pretraining.genesis.transforms import GenesisSettings, transform_on_device
+from pretraining.genesis.device import transform_on_device
+from pretraining.genesis.sampling import GenesisSettings
+from pretraining.genesis.source import CasePatches, CubePatches, cube_plan
+from pretraining.genesis.transforms import GenesisCorruption
+from pretraining.loader import RestorationDataModule, restoration_loader
 
 PATCH = (8, 12, 16)
-UNCHANGED = GenesisSettings(methods=("flip",), flip_probability=0.0)
+UNCHANGED = GenesisCorruption(GenesisSettings(transformations=("flip",), flip_probability=0.0))
 
 
 def loading(**changes):
@@ -35,7 +38,7 @@ def batches(loader, epochs=1):
 def test_patches_are_the_scans_own_intensities_as_zero_to_one(folder):
     path, plan, cases, volumes = folder
     patches = CasePatches(path, cases, 2)
-    for batch in batches(genesis_loader(patches, plan, loading(), UNCHANGED, steps=4)):
+    for batch in batches(restoration_loader(patches, plan, loading(), UNCHANGED, steps=4)):
         assert torch.equal(batch["image"], batch["target"])
         assert batch["image"].shape == (3, 2, *PATCH)
         for patch in batch["target"].numpy():
@@ -49,19 +52,22 @@ def test_patches_are_the_scans_own_intensities_as_zero_to_one(folder):
 def test_every_scan_is_seen_alike_often_and_batches_are_pure(folder):
     path, plan, cases, _ = folder
     patches = CasePatches(path, cases, 2)
-    genesis = GenesisSettings(shuffle_windows=50)
-    first, again = (batches(genesis_loader(patches, plan, loading(), genesis, steps=3), epochs=2) for _ in range(2))
+    genesis = GenesisCorruption(GenesisSettings(shuffle_windows=50))
+    first, again = (batches(restoration_loader(patches, plan, loading(), genesis, steps=3), epochs=2) for _ in range(2))
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0]["image"], first[3]["image"])  # the next epoch is another
     assert not torch.equal(first[0]["image"], first[0]["target"])
-    source = genesis_loader(patches, plan, loading(), genesis, steps=3)._pairs
+    source = restoration_loader(patches, plan, loading(), genesis, steps=3)._pairs
     assert sorted(source.sampler.case_index(0, i) for i in range(3)) == [0, 1, 2]
 
 
 def test_validation_repeats_its_pairs(folder):
     path, plan, cases, _ = folder
     patches = CasePatches(path, cases, 2)
-    seen = batches(genesis_loader(patches, plan, loading(), GenesisSettings(), steps=2, repeats=True), epochs=2)
+    seen = batches(
+        restoration_loader(patches, plan, loading(), GenesisCorruption(GenesisSettings()), steps=2, repeats=True),
+        epochs=2,
+    )
     assert all(torch.equal(seen[i]["image"], seen[i + 2]["image"]) for i in range(2))
     assert not torch.equal(seen[0]["image"], seen[1]["image"])
 
@@ -69,9 +75,9 @@ def test_validation_repeats_its_pairs(folder):
 def test_the_worker_and_the_device_draw_the_same_corruption(folder):
     path, plan, cases, _ = folder
     settings = GenesisSettings(shuffle_windows=100)
-    loader = genesis_loader(CasePatches(path, cases, 2), plan, loading(), settings, steps=1)
+    loader = restoration_loader(CasePatches(path, cases, 2), plan, loading(), GenesisCorruption(settings), steps=1)
     (batch,) = batches(loader)
-    untouched = genesis_loader(CasePatches(path, cases, 2), plan, loading(), UNCHANGED, steps=1)
+    untouched = restoration_loader(CasePatches(path, cases, 2), plan, loading(), UNCHANGED, steps=1)
     (plain,) = batches(untouched)
     image, target = transform_on_device(plain["target"], loader._pairs.seeds(0), settings)
     torch.testing.assert_close(image, batch["image"], atol=1e-5, rtol=0)
@@ -81,7 +87,9 @@ def test_the_worker_and_the_device_draw_the_same_corruption(folder):
 def test_two_dimensional_plans_read_slices(folder):
     path, plan, cases, _ = folder
     plan = plan.with_(dim=2, patch_size=(12, 16), mirror_axes=())
-    (batch,) = batches(genesis_loader(CasePatches(path, cases, 2), plan, loading(), GenesisSettings(), steps=1))
+    (batch,) = batches(
+        restoration_loader(CasePatches(path, cases, 2), plan, loading(), GenesisCorruption(GenesisSettings()), steps=1)
+    )
     assert batch["image"].shape == (3, 2, 12, 16)
 
 
@@ -103,7 +111,7 @@ def test_published_cube_files_are_read_transposed_and_each_once(cubes):
     plan = cube_plan(folder, patches.size_dhw)
     assert plan.patch_size == PATCH
     seen = torch.cat(
-        [b["target"] for b in batches(genesis_loader(patches, plan, loading(batch_size=1), UNCHANGED, steps=7))]
+        [b["target"] for b in batches(restoration_loader(patches, plan, loading(batch_size=1), UNCHANGED, steps=7))]
     )
     numbers = [round(10 * float(patch[0, 0, 0, 15])) for patch in seen]
     assert sorted(numbers) == list(range(7))
@@ -122,7 +130,7 @@ def test_cubes_travel_to_workers_without_their_files(cubes):
 
 def loader_of_cubes(folder, **changes):
     patches = CubePatches(folder, (0, 1))
-    return genesis_loader(patches, cube_plan(folder, patches.size_dhw), loading(**changes), UNCHANGED, steps=2)
+    return restoration_loader(patches, cube_plan(folder, patches.size_dhw), loading(**changes), UNCHANGED, steps=2)
 
 
 def test_bad_cubes_are_named(cubes):
@@ -132,7 +140,7 @@ def test_bad_cubes_are_named(cubes):
     write_cubes(folder / "bat_4_s_16x12x8_2.npy", made * 300)
     patches = CubePatches(folder, (2,))
     with pytest.raises(LoaderError, match=r"bat_4_s_16x12x8_2.npy: cube \d holds values .* not within"):
-        batches(genesis_loader(patches, cube_plan(folder, patches.size_dhw), loading(), UNCHANGED, steps=1))
+        batches(restoration_loader(patches, cube_plan(folder, patches.size_dhw), loading(), UNCHANGED, steps=1))
 
 
 def test_an_epoch_validates_in_proportion_and_sees_each_scan(folder):
@@ -140,7 +148,7 @@ def test_an_epoch_validates_in_proportion_and_sees_each_scan(folder):
     train, validation = CasePatches(path, cases[:2], 2), CasePatches(path, cases[2:], 2)
 
     def steps(**changes):
-        return GenesisDataModule(train, validation, plan, loading(**changes), UNCHANGED).steps()
+        return RestorationDataModule(train, validation, plan, loading(**changes), UNCHANGED).steps()
 
     assert steps(batch_size=4) == (16, 8)  # 32 patches of each scan
     assert steps(steps_per_epoch=1) == (1, 1)
@@ -150,7 +158,7 @@ def test_patches_of_air_alone_are_drawn_again(make_folder):
     volume = np.full((1, 12, 16, 60), -2, np.float32)
     volume[..., 25:30] = 1.0
     folder, plan, cases = make_folder(1, labelled=False, image=lambda i: volume)
-    loader = genesis_loader(CasePatches(folder, cases, 1), plan, loading(batch_size=8), UNCHANGED, steps=4)
+    loader = restoration_loader(CasePatches(folder, cases, 1), plan, loading(batch_size=8), UNCHANGED, steps=4)
     patches = torch.cat([batch["target"] for batch in batches(loader)])
     assert (patches.flatten(1).std(1) > 0).all()
 
@@ -164,9 +172,9 @@ def test_no_scans_is_an_error(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_pairs_of_the_cpu(folder):
     path, plan, cases, _ = folder
-    patches, settings = CasePatches(path, cases, 2), GenesisSettings(shuffle_windows=100)
-    (cpu,) = batches(genesis_loader(patches, plan, loading(), settings, steps=1))
-    (gpu,) = batches(genesis_loader(patches, plan, loading(), settings, steps=1, device_id=0))
+    patches, settings = CasePatches(path, cases, 2), GenesisCorruption(GenesisSettings(shuffle_windows=100))
+    (cpu,) = batches(restoration_loader(patches, plan, loading(), settings, steps=1))
+    (gpu,) = batches(restoration_loader(patches, plan, loading(), settings, steps=1, device_id=0))
     assert gpu["image"].device.type == "cuda"
     torch.testing.assert_close(gpu["image"].cpu(), cpu["image"], atol=1e-5, rtol=0)
     torch.testing.assert_close(gpu["target"].cpu(), cpu["target"], atol=1e-6, rtol=0)

@@ -11,14 +11,19 @@ import torch
 
 from cases.case import read_info
 from data_loading.module import LoaderSettings
-from pretraining.genesis.loader import GenesisDataModule, Patches, genesis_loader
-from pretraining.genesis.transforms import GenesisSettings, transform_on_device, transform_pair
-from pretraining.semantic.patches import PatternPatches, PublishedPatterns, ScanPatches
-from pretraining.semantic.pattern_files import write_published
+from pretraining.autoencoder.source import ScanPatches
+from pretraining.corruption import Unchanged
+from pretraining.genesis.device import transform_on_device
+from pretraining.genesis.transforms import GenesisCorruption, transform_pair
+from pretraining.loader import RestorationDataModule, restoration_loader
+from pretraining.semantic.files import write_published
 from pretraining.semantic.patterns import Extents, PatternError, Patterns, PatternSettings, cut, discover
+from pretraining.semantic.source import PatternPatches, PublishedPatterns
+from pretraining.semantic.transformations import SemanticTransformations
+from pretraining.source import Patches
 from tests.conftest import make_plan
 
-SEMANTIC = GenesisSettings.semantic(elastic_sigma=2.0, elastic_alpha=20.0)
+SEMANTIC = SemanticTransformations(elastic_sigma=2.0, elastic_alpha=20.0)
 RNG = np.random.default_rng(0)
 
 
@@ -40,7 +45,7 @@ def batches(patches: Patches, **changes: object) -> list[dict[str, np.ndarray]]:
     loading = LoaderSettings(batch_size=4, num_workers=0, seed=3)
     plan = make_plan(patches.read(0, RNG, (4, 6, 8)).shape[1:])
     steps = len(patches) // 4
-    with genesis_loader(patches, plan, loading, SEMANTIC, steps=steps, **changes) as loader:  # type: ignore[arg-type]
+    with restoration_loader(patches, plan, loading, GenesisCorruption(SEMANTIC), steps=steps, **changes) as loader:  # type: ignore[arg-type]
         return [{key: value.numpy() for key, value in batch.items()} for batch in loader]
 
 
@@ -97,14 +102,16 @@ def test_whole_scans_are_resized_without_their_padding(make_folder: Callable) ->
 
 def batches_of_scans(scans: ScanPatches) -> dict[str, np.ndarray]:
     loading = LoaderSettings(batch_size=3, num_workers=0)
-    with genesis_loader(scans, make_plan((8, 8, 8)), loading, GenesisSettings(methods=()), steps=1) as loader:
+    with restoration_loader(scans, make_plan((8, 8, 8)), loading, Unchanged(), steps=1) as loader:
         return {key: value.numpy() for key, value in next(iter(loader)).items()}
 
 
 def test_validation_cubes_are_corrupted_alike_in_every_epoch(found: tuple[Path, Patterns]) -> None:
     folder, patterns = found
     train, val = (PatternPatches(folder, patterns, rows, 1) for rows in (patterns.training, patterns.validation))
-    data = GenesisDataModule(train, val, make_plan((4, 6, 8)), LoaderSettings(batch_size=6, num_workers=0), SEMANTIC)
+    data = RestorationDataModule(
+        train, val, make_plan((4, 6, 8)), LoaderSettings(batch_size=6, num_workers=0), GenesisCorruption(SEMANTIC)
+    )
     assert data.steps() == (6, 1)
     loader = data.val_dataloader()
     first, second = ([batch["image"].numpy() for batch in loader] for _ in range(2))
@@ -122,7 +129,7 @@ def test_2000_cubes_are_read_faster_than_they_are_corrupted(make_folder: Callabl
     extents = Extents.of([read_info(folder, name) for name in names])
     vectors = np.random.default_rng(0).normal(size=(6, 5))
     patterns = discover(names, vectors, extents, [], settings, say=lambda line: None)
-    patches, genesis = PatternPatches(folder, patterns, patterns.training, channels=1), GenesisSettings.semantic()
+    patches, genesis = PatternPatches(folder, patterns, patterns.training, channels=1), SemanticTransformations()
     assert len(patches) == 180
     cube = patches.read(1, RNG, patterns.cube_dhw)
     transform_pair(cube, 1, genesis)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cases.case import open_array, read_info
+from cases.files import whole_file, write_array, write_json
 from pretraining.semantic.patterns import (
     COLUMNS,
     RESOLUTIONS,
@@ -37,8 +38,8 @@ FILES_VERSION = 1
 
 def write_features(path: Path, cases: Sequence[str], features: np.ndarray) -> None:
     """``path`` (.npy) and the json beside it, the json last; each whole or not at all."""
-    _write_array(path, features.astype(np.float32))
-    _write_json(path.with_suffix(".json"), {"version": FILES_VERSION, "cases": list(cases)})
+    write_array(path, features.astype(np.float32))
+    write_json(path.with_suffix(".json"), {"version": FILES_VERSION, "cases": list(cases)}, indent=None)
 
 
 def read_features(path: Path) -> tuple[list[str], np.ndarray]:
@@ -95,9 +96,9 @@ def write_patterns(path: Path, patterns: Patterns, origin: str = "") -> None:
     """The index; ``origin`` tells apart what it was found from."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)
-    _write_array(path, np.concatenate([patterns.training, patterns.validation]))
+    write_array(path, np.concatenate([patterns.training, patterns.validation]))
     header = {"version": FILES_VERSION, "origin": origin, "columns": list(COLUMNS), "training": len(patterns.training)}
-    _write_json(path.with_suffix(".json"), header | patterns.to_json())
+    write_json(path.with_suffix(".json"), header | patterns.to_json(), indent=None)
 
 
 def read_patterns(path: Path) -> Patterns:
@@ -147,7 +148,7 @@ def write_published(
         data, label = (target / published_name(f"{part}_{what}", number, fold) for what in ("data", "label"))
         if not (data.exists() and label.exists()):
             _write_cubes(folder, patterns, rows, data)
-            _write_array(label, rows[:, 0].astype(np.int64))
+            write_array(label, rows[:, 0].astype(np.int64))
             say(f"{data.name}: {len(rows)} cubes")
         else:
             say(f"{data.name} is there already and is kept")
@@ -157,9 +158,8 @@ def write_published(
 
 def _write_cubes(folder: Path, patterns: Patterns, rows: np.ndarray, path: Path) -> None:
     """(n, 1, rows, cols, deps) float32, scan by scan, through a memory map."""
-    temporary = path.with_suffix(".npy.tmp")
-    try:
-        shape = (len(rows), 1, *patterns.settings.size)
+    shape = (len(rows), 1, *patterns.settings.size)
+    with whole_file(path) as temporary:
         out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape, version=(1, 0))
         for scan in np.unique(rows[:, 1]):
             case = patterns.cases[scan]
@@ -169,9 +169,6 @@ def _write_cubes(folder: Path, patterns: Patterns, rows: np.ndarray, path: Path)
             for i in np.flatnonzero(rows[:, 1] == scan):
                 out[i] = cut(image, info, rows[i], patterns.cube_dhw).transpose(0, 3, 2, 1)
         out.flush()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_published(folder: Path, part: str, fold: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -200,22 +197,6 @@ def open_published(folder: Path, part: str, fold: int) -> tuple[list[np.ndarray]
 
 
 # ---- plain files --------------------------------------------------------------------------------------
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(".npy.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _read_array(path: Path, *, mmap: bool = False) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What Semantic Genesis learns from: cubes of an index of patterns, published cubes, and whole scans.
+"""What Semantic Genesis learns from: cubes of an index of patterns, or the published ones. NumPy and Numba alone.
 
-Each is a ``genesis_loader.Patches``: the loader corrupts what these read, and hands on their classes.
+Each is a ``pretraining.source.Patches`` with classes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from cases.case import CaseInfo, read_info
 from data_loading.errors import LoaderError
 from data_loading.sources.reader import CaseReader
 from pretraining.genesis.cubes import CubeError, read_cube
-from pretraining.genesis.loader import FolderScans
-from pretraining.semantic.pattern_files import open_published
-from pretraining.semantic.patterns import PatternError, Patterns, cut, cut_scan
+from pretraining.semantic.files import open_published
+from pretraining.semantic.patterns import PatternError, Patterns, cut
 
 
 class PatternPatches:
@@ -101,13 +100,3 @@ class PublishedPatterns:
             return read_cube(self._cubes[file][:, 0], entry - int(self._starts[file]))
         except CubeError as error:
             raise LoaderError(f"{' '.join(map(str, self._place))}, file {file + 1}: {error}") from error
-
-
-class ScanPatches(FolderScans):
-    """Whole scans, without their padding, resized to the patch: what the autoencoder sees."""
-
-    visits = 1
-
-    def read(self, index: int, rng: np.random.Generator, patch_dhw: Sequence[int]) -> np.ndarray:
-        """A scan; nothing of it is random."""
-        return cut_scan(self._reader.open(self.names[index]).image_cdhw, self._infos[index], patch_dhw)
