@@ -39,8 +39,9 @@ from data_loading.module import patch_loader
 from pretraining.genesis.loader import GenesisDataModule
 from pretraining.restoration import RestorationPictures
 from runtime.dllogger_backend import RunLogger
+from runtime.latency import summarise_latencies
 from settings import MainSettings
-from training.callbacks import StopWatch, describe_latency, latency_summary
+from training.callbacks import StopWatch, describe_latency
 from training.classification import write_scores
 
 
@@ -208,7 +209,7 @@ def benchmark_predict(settings: MainSettings) -> int:
         raise CaseError(f"--test_batches {steps} leaves nothing to measure after --warmup {settings.warmup}")
     if fabric.is_global_zero:
         images = settings.batch_size * fabric.world_size
-        result = latency_summary("predict", times, images)
+        result = summarise_latencies("predict", times, images)
         result["data_wait_predict"] = 100 * (loader.wait_seconds - waited) / sum(times)
         report_benchmark(open_log(settings), "predict", result)
     return 0
