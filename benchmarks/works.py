@@ -25,7 +25,8 @@ from nets.dynamic_unet import NetworkSettings, build_unet
 from preprocess import preprocess
 from pretraining.genesis.transforms import GenesisSettings, transform_pair
 from settings import PreprocessSettings
-from training.losses import SegmentationLoss
+from training.losses.dice_ce import DiceCrossEntropy
+from training.losses.supervision import DeepSupervision
 from training.optimization import OptimizationSettings, build_optimizer
 
 
@@ -191,7 +192,7 @@ def training_step(settings: WorkSettings) -> Iterator[Work]:
     with preprocessed(replace(settings, cases=1)) as (folder, plan):
         network = build_unet(plan, network_settings(settings)).to(settings.device)
         optimizer = build_optimizer(network.parameters(), OptimizationSettings())
-        loss = SegmentationLoss()
+        loss = DeepSupervision(DiceCrossEntropy())
         loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=1)
         with patch_loader(folder, plan, list_cases(folder), loading, device_id=settings.device_id) as batches:
             batch = next(iter(batches))

@@ -5,42 +5,75 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.case import list_cases
 from cases.plan import PLAN_FILE, Plan, PlanError
 from cases.regions import brats_regions
+from cases.settings import Given, Settings, setting
 from cases.splits import draw_cases, split
 from data_loading.classes import ClassDataModule, read_classes
-from data_loading.module import LoaderSettings, SegmentationDataModule
+from data_loading.module import LoaderSettings, PatchDataModule, SegmentationDataModule
 from data_loading.sources.sampling import AugmentationSettings
-from inference.sliding_window import SlidingWindow
+from inference.sliding_window import SlidingWindow, WindowSettings
+from inference.tta import TTASettings
 from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
 from nets.weights.formats import read_weights
 from nets.weights.matching import load_pretrained
-from runtime.affinity import Binding, bind_rank
+from runtime.affinity import bind_rank
 from runtime.dllogger_backend import FILE_ONLY, RunLogger
-from runtime.memory import keep_freed_memory
 from settings import MainSettings, as_json, preprocessed_folder
-from training.callbacks import EpochLog, LateEvaluation, Profile
-from training.checkpoint import Checkpoint, CheckpointError, Kind, WholeFiles, read_checkpoint
-from training.classification import ClassificationModule
-from training.compilation import CompiledSteps
+from training.checkpoint import LAST, Checkpoint, CheckpointError, Kind, SaveSettings, read_checkpoint
+from training.classification import ClassificationModule, ClassificationSettings
+from training.compilation import CompileSettings
+from training.fitting import FitSettings, build_trainer, fit, training_arguments, training_callbacks
 from training.learning import LearningModule
+from training.losses import LOSSES, LossSettings, build_loss
 from training.optimization import OptimizationSettings
-from training.segmentation import SegmentationModule
+from training.segmentation import SegmentationModule, ValidationSettings
 
-LAST = "last.ckpt"
 CLASS_SETTINGS = ("loss", "hidden")  # of a classifier, that its checkpoint decides
+OTHERS_KEPT = (  # of groups that are not composed yet; those of training say it on the field
+    "seed nfolds fold dim data2d_dim nvol batch_size oversampling steps_per_epoch augment mirror_axes depth min_fmap "
+    "filters norm negative_slope res_block more_chn deep_supervision deep_supr_num brats amp train_batches exec_mode "
+    "kind train_cases encoder shortcut dilated conv_seg method methods genesis patch_size outputs z_score cube_folds "
+    "cube_val_folds exp lambda_rec lambda_cls patterns classes"
+).split()
+G = TypeVar("G", bound=Settings)
+
+
+def group(kind: type[G], settings: MainSettings) -> G:
+    """A group of settings out of all of them."""
+    return kind(**{entry.name: getattr(settings, entry.name) for entry in fields(kind)})
+
+
+def run_groups(settings: MainSettings) -> Given:
+    """The groups that a resumed run must keep."""
+    kinds: list[type[Settings]] = [OptimizationSettings, FitSettings]
+    if settings.kind == "classification":
+        kinds.append(ClassificationSettings)
+    elif settings.exec_mode != "pretrain":
+        kinds += [LossSettings, *LOSSES.settings_of(settings.loss)]
+    others = make_dataclass(
+        "Others",
+        [
+            (entry.name, object, setting(entry.default, flags=entry.metadata["flags"]))
+            for entry in fields(MainSettings)
+            if entry.name in OTHERS_KEPT
+        ],
+        bases=(Settings,),
+        frozen=True,
+        kw_only=True,
+    )
+    return Given((*(group(kind, settings) for kind in kinds), group(others, settings)))
 
 
 class DeviceError(ValueError):
@@ -137,7 +170,7 @@ def find_resumable(settings: MainSettings, plan: Plan) -> Path | None:
         CheckpointError: where there is none, or where its run had other settings or another plan; for a run that
             begins anew and would replace the last checkpoint of another.
     """
-    last = settings.checkpoint_folder / LAST
+    last = group(SaveSettings, settings).folder(settings.results) / LAST
     if not settings.resume_training:
         if last.is_file() and settings.save_ckpt and not settings.benchmark:
             raise CheckpointError(
@@ -147,7 +180,7 @@ def find_resumable(settings: MainSettings, plan: Plan) -> Path | None:
         return None
     path = settings.ckpt_path or last
     checkpoint = read_checkpoint(path)
-    checkpoint.check_run(as_json(settings))
+    checkpoint.check_run(run_groups(settings))
     checkpoint.check_plan(plan, settings.cubes or settings.folder)
     return path
 
@@ -189,37 +222,10 @@ def loader_of(settings: MainSettings) -> LoaderSettings:
     )
 
 
-def optimization_of(settings: MainSettings) -> OptimizationSettings:
-    return OptimizationSettings(
-        optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        schedule=settings.scheduler,
-        fused=not settings.gradient_clip_val,
-        step_epochs=settings.step_epochs,
-        plateau_epochs=settings.plateau_epochs,
-        lr_decay=settings.lr_decay,
-        new_layer_lr_mult=settings.new_layer_lr_mult,
-    )
-
-
-def windows_of(settings: MainSettings, plan: Plan) -> SlidingWindow:
-    return SlidingWindow(
-        patch_size=plan.patch_size,
-        overlap=settings.overlap,
-        blend=settings.blend,
-        batch_size=settings.val_batch_size,
-    )
-
-
 def flipped_axes(settings: MainSettings, plan: Plan) -> tuple[int, ...]:
     """The axes that test-time augmentation flips, none without --tta; says where --tta flips none either."""
-    if not settings.tta:
-        return ()
-    axes = plan.mirror_axes if settings.tta_axes is None else settings.tta_axes
-    if not axes and global_rank() == 0:
+    axes = group(TTASettings, settings).flips(plan)
+    if settings.tta and not axes and global_rank() == 0:
         print("note: --tta changes nothing: training mirrored no axis (--tta_axes names others)", file=sys.stderr)
     return axes
 
@@ -233,20 +239,18 @@ def build_module(plan: Plan, settings: MainSettings, checkpoint: Checkpoint | No
         network = build_network(plan, network_settings, out_channels=len(regions.names) if regions else plan.n_class)
     else:
         network_settings, network = checkpoint.network, checkpoint.build()
-    if settings.sync_batchnorm:
-        torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    assert settings.loss != "bce"  # the settings leave that to classification
     return SegmentationModule(
         plan,
         network,
         network_settings,
-        windows=windows_of(settings, plan),
-        optimization=optimization_of(settings),
+        windows=SlidingWindow.of(plan, group(WindowSettings, settings)),
+        loss=build_loss(
+            Given((group(LossSettings, settings), *(group(k, settings) for k in LOSSES.settings_of(settings.loss)))),
+            regions,
+        ),
+        optimization=group(OptimizationSettings, settings),
         tta_axes=flipped_axes(settings, plan),
-        regions=regions,
-        focal=settings.focal,
-        loss=settings.loss,
-        invert_resampled=settings.invert_resampled_y,
+        validation=group(ValidationSettings, settings),
         run_settings=as_json(settings),
     )
 
@@ -256,81 +260,55 @@ def build_class_module(
 ) -> ClassificationModule:
     """A new classifier, or the one that a checkpoint holds."""
     used = settings if checkpoint is None else replace(settings, **{k: checkpoint.settings[k] for k in CLASS_SETTINGS})
-    loss: Literal["ce", "bce"] = "bce" if used.loss == "bce" else "ce"
-    assert settings.labels_csv is not None  # the settings ask for it
-    table = read_classes(settings.labels_csv, list_cases(settings.folder), loss)
+    classification = group(ClassificationSettings, used)
+    table = read_classes(classification.labels_csv, list_cases(settings.folder), classification.kind)
     module = ClassificationModule(
         plan,
         network_of(settings) if checkpoint is None else checkpoint.network,
         table,
-        kind=loss,
-        hidden=used.hidden,
-        windows=windows_of(settings, plan),
-        optimization=optimization_of(settings),
+        settings=classification,
+        windows=SlidingWindow.of(plan, group(WindowSettings, settings)),
+        optimization=group(OptimizationSettings, settings),
         run_settings=as_json(settings),
     )
     if checkpoint is not None:
-        checkpoint.check_outputs(len(table.names), settings.labels_csv)
+        checkpoint.check_outputs(len(table.names), classification.labels_csv)
         module.network.load_state_dict(checkpoint.weights)
     return module
 
 
-def training_callbacks(
-    settings: MainSettings, logger: RunLogger, filename: str, mode: Literal["min", "max"]
-) -> list[Callback]:
-    """Log, progress bar, early stopping, averaged weights, and the last and the best checkpoint.
-
-    Args:
-        filename: of the best checkpoint; the last metric that it names decides which that is.
-    """
-    monitor = filename.rpartition("{")[2].partition(":")[0]
-    callbacks: list[Callback] = [
-        EpochLog(logger, settings.results),
-        RichProgressBar(),
-        LateEvaluation(settings.skip_first_n_eval, settings.val_every),
-        EarlyStopping(  # Dice is nan where no validation case has any class
-            monitor, patience=settings.patience, mode=mode, check_finite=False, check_on_train_epoch_end=False
-        ),
-    ]
-    if settings.ema:
-        callbacks.append(EMAWeightAveraging(decay=settings.ema))
-    if settings.profile:
-        callbacks.append(Profile(settings.results))
-    if settings.save_ckpt:
-        folder = settings.checkpoint_folder
-        callbacks += [  # both at the end of an epoch, after its record, so that either can be resumed from
-            ModelCheckpoint(folder, filename=filename, monitor=monitor, mode=mode, save_on_train_epoch_end=True),
-            ModelCheckpoint(
-                folder, filename=Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False
-            ),
-        ]
-    return callbacks
+def trainer_of(settings: MainSettings, callbacks: list[Callback], **further: Any) -> Trainer:
+    """The Trainer of training and evaluation, on the devices that the settings name."""
+    return build_trainer(devices(settings), settings.affinity, settings.results, callbacks, **further)
 
 
-def build_trainer(settings: MainSettings, callbacks: list[Callback]) -> Trainer:
-    """The Trainer of training and evaluation."""
-    if settings.compile:
-        callbacks = [*callbacks, CompiledSteps()]
-    chosen = devices(settings)
-    if chosen["accelerator"] == "cpu":
-        keep_freed_memory()
-    return Trainer(
-        **chosen,
-        max_epochs=2 if settings.benchmark else settings.epochs,
-        min_epochs=settings.min_epochs,
-        check_val_every_n_epoch=settings.val_every,
-        limit_val_batches=0 if settings.benchmark else settings.test_batches or 1.0,
-        num_sanity_val_steps=0,
-        gradient_clip_val=settings.gradient_clip_val or None,
-        benchmark=True,
-        use_distributed_sampler=False,
-        callbacks=[Binding(settings.affinity), *callbacks],
-        plugins=WholeFiles(),
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        default_root_dir=settings.results,
+def training_of(settings: MainSettings, module: LearningModule, logger: RunLogger, *more: Callback) -> Trainer:
+    """The Trainer of a training, with what accompanies one."""
+    fitting = group(FitSettings, settings)
+    callbacks = training_callbacks(fitting, group(SaveSettings, settings), module, logger, settings.results)
+    callbacks += [*more, *group(CompileSettings, settings).callbacks()]
+    further = training_arguments(fitting, group(OptimizationSettings, settings))
+    return trainer_of(settings, callbacks, limit_val_batches=settings.test_batches or 1.0, **further)
+
+
+def fit_with(
+    settings: MainSettings,
+    trainer: Trainer,
+    module: LearningModule,
+    data: PatchDataModule,
+    cases: tuple[int, int],
+    resume: Path | None,
+) -> None:
+    fit(
+        trainer,
+        module,
+        data,
+        group(FitSettings, settings),
+        group(SaveSettings, settings),
+        results=settings.results,
+        batch_size=settings.batch_size,
+        cases=cases,
+        resume=resume,
     )
 
 

@@ -8,31 +8,33 @@ import warnings
 from dataclasses import replace
 
 import torch
-from pytorch_lightning import Callback, seed_everything
+from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import RichProgressBar
 
 from cases.case import CaseError, list_cases
+from cases.plan import Plan
 from cases.splits import split
 from cli.assembly import (
     build_class_module,
     build_fabric,
     build_module,
-    build_trainer,
     checkpoint_of,
     class_data_of,
     data_of,
     find_resumable,
+    fit_with,
     fold_cases,
     gpu_of,
+    group,
     load_plan,
     loader_of,
     open_log,
     start_weights,
-    training_callbacks,
+    trainer_of,
+    training_of,
     training_plan,
     with_encoder,
 )
-from cli.fitting import fit
 from cli.pretraining import pretraining_of, write_scan_features
 from cli.segmenting import evaluate_list, source_of, write_predictions
 from data_loading.module import patch_loader
@@ -43,6 +45,10 @@ from runtime.latency import summarise_latencies
 from settings import MainSettings
 from training.callbacks import StopWatch, describe_latency
 from training.classification import write_scores
+from training.compilation import CompileSettings
+from training.fitting import FitSettings, training_arguments
+from training.optimization import OptimizationSettings
+from training.segmentation import SegmentationModule
 
 
 def run(settings: MainSettings) -> int:
@@ -69,11 +75,10 @@ def pretrain(settings: MainSettings) -> int:
     resume = find_resumable(settings, module.plan)
     start_weights(settings, module, module.plan, resume)
     logger = open_log(settings, append=resume is not None)
-    callbacks = training_callbacks(settings, logger, f"{module.learns}-{{epoch}}-{{loss:.5f}}", "min")
-    trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
+    trainer = training_of(settings, module, logger, RestorationPictures(settings.results, settings.picture_every))
     loading, device_id = loader_of(settings), gpu_of(trainer)
     data = GenesisDataModule(work.train, work.validation, module.plan, loading, work.genesis, device_id)
-    fit(settings, trainer, module, data, (len(work.train.names), len(work.validation.names)), resume)
+    fit_with(settings, trainer, module, data, (len(work.train.names), len(work.validation.names)), resume)
     write_scan_features(settings, module, trainer)
     return 0
 
@@ -89,17 +94,35 @@ def train(settings: MainSettings) -> int:
     module = build_module(plan, settings)
     module.new_layers = start_weights(settings, module, plan, resume)
     logger = open_log(settings, append=resume is not None)
-    watch = StopWatch(settings.warmup, settings.batch_size)
-    callbacks: list[Callback] = [watch]
-    if not settings.benchmark:
-        callbacks = training_callbacks(settings, logger, "{epoch}-{dice:.2f}", "max")
-    trainer = build_trainer(settings, callbacks)
-    data = data_of(settings, plan, train_cases, val_cases, trainer)
-    fit(settings, trainer, module, data, (len(train_cases), len(val_cases)), resume)
     if settings.benchmark:
-        if not watch.result:
-            raise CaseError(f"--train_batches leaves nothing to measure after --warmup {settings.warmup}")
-        report_benchmark(logger, "train", watch.result)
+        return benchmark_train(settings, plan, module, train_cases, val_cases, logger)
+    trainer = training_of(settings, module, logger)
+    data = data_of(settings, plan, train_cases, val_cases, trainer)
+    fit_with(settings, trainer, module, data, (len(train_cases), len(val_cases)), resume)
+    return 0
+
+
+def benchmark_train(
+    settings: MainSettings,
+    plan: Plan,
+    module: SegmentationModule,
+    train_cases: list[str],
+    val_cases: list[str],
+    logger: RunLogger,
+) -> int:
+    """Throughput of training steps: one pass to warm up, one to measure."""
+    watch = StopWatch(settings.warmup, settings.batch_size)
+    further = training_arguments(group(FitSettings, settings), group(OptimizationSettings, settings))
+    further |= {"max_epochs": 2, "limit_val_batches": 0}
+    trainer = trainer_of(settings, [watch, *group(CompileSettings, settings).callbacks()], **further)
+    data = data_of(settings, plan, train_cases, val_cases, trainer)
+    try:
+        trainer.fit(module, datamodule=data)
+    finally:
+        data.teardown("fit")
+    if not watch.result:
+        raise CaseError(f"--train_batches leaves nothing to measure after --warmup {settings.warmup}")
+    report_benchmark(logger, "train", watch.result)
     return 0
 
 
@@ -111,10 +134,9 @@ def train_classifier(settings: MainSettings) -> int:
     module = build_class_module(plan, settings)
     module.new_layers = start_weights(settings, module, plan, resume)
     logger = open_log(settings, append=resume is not None)
-    callbacks = training_callbacks(settings, logger, "classification-{epoch}-{loss:.4f}", "min")
-    trainer = build_trainer(settings, callbacks)
+    trainer = training_of(settings, module, logger)
     data = class_data_of(settings, module, trainer)
-    fit(settings, trainer, module, data, (len(data.train_cases), len(data.val_cases)), resume)
+    fit_with(settings, trainer, module, data, (len(data.train_cases), len(data.val_cases)), resume)
     if trainer.is_global_zero and module.scores is not None:
         write_scores(settings.results, module)
     return 0
@@ -125,7 +147,7 @@ def evaluate_classifier(settings: MainSettings) -> int:
     checkpoint = checkpoint_of(settings, "classification")
     checkpoint.check_plan(load_plan(settings), settings.folder)
     module = build_class_module(checkpoint.plan, settings, checkpoint)
-    trainer = build_trainer(settings, [RichProgressBar()])
+    trainer = trainer_of(settings, [RichProgressBar()], limit_val_batches=settings.test_batches or 1.0)
     trainer.validate(module, datamodule=class_data_of(settings, module, trainer), verbose=False)
     if trainer.is_global_zero:
         open_log(settings).log(step=(), data=module.evaluation())
@@ -144,7 +166,7 @@ def evaluate(settings: MainSettings) -> int:
     checkpoint.check_plan(load_plan(settings), settings.folder)
     _, val_cases = split(list_cases(settings.folder), settings.nfolds, settings.fold)
     module = build_module(checkpoint.plan, settings, checkpoint)
-    trainer = build_trainer(settings, [RichProgressBar()])
+    trainer = trainer_of(settings, [RichProgressBar()], limit_val_batches=settings.test_batches or 1.0)
     trainer.validate(module, datamodule=data_of(settings, checkpoint.plan, [], val_cases, trainer), verbose=False)
     if trainer.is_global_zero:
         open_log(settings, append=True).log(step=(), data=module.evaluation())

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cases.case import CaseError, list_cases
 from cases.plan import Plan
-from cli.assembly import fold_cases, load_plan, network_of, optimization_of
+from cli.assembly import fold_cases, group, load_plan, network_of
 from pretraining.autoencoder.module import AutoencoderModule, save_features
 from pretraining.autoencoder.network import Autoencoder, build_autoencoder
 from pretraining.genesis.loader import CasePatches, CubePatches, Patches, cube_plan
@@ -20,6 +20,7 @@ from pretraining.semantic.module import SemanticModule
 from pretraining.semantic.patches import PatternPatches, PublishedPatterns, ScanPatches
 from pretraining.semantic.pattern_files import index_path, read_patterns
 from settings import MainSettings, as_json
+from training.optimization import OptimizationSettings
 
 SCAN_DHW = (64, 128, 128)  # what the published autoencoder sees of a whole scan
 
@@ -56,7 +57,7 @@ def _restoration(settings: MainSettings) -> Pretraining:
     module = RestorationModule(
         plan,
         network_of(settings),
-        optimization=optimization_of(settings),
+        optimization=group(OptimizationSettings, settings),
         outputs=settings.outputs,
         z_score=settings.z_score,
         run_settings=as_json(settings),
@@ -74,7 +75,7 @@ def _autoencoder(settings: MainSettings) -> Pretraining:
         plan,
         network,
         network=build_autoencoder(plan, network),
-        optimization=optimization_of(settings),
+        optimization=group(OptimizationSettings, settings),
         run_settings=as_json(settings),
     )
     return Pretraining(module=module, train=train, validation=validation, genesis=GenesisSettings(methods=()))
@@ -105,7 +106,7 @@ def _semantic(settings: MainSettings) -> Pretraining:
         exp=settings.exp,
         lambda_rec=settings.lambda_rec,
         lambda_cls=settings.lambda_cls,
-        optimization=optimization_of(settings),
+        optimization=group(OptimizationSettings, settings),
         z_score=settings.z_score,
         run_settings=as_json(settings),
     )

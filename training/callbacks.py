@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from cases.files import whole_file
 from runtime.dllogger_backend import RunLogger
 from runtime.latency import latency_units, summarise_latencies
 
@@ -82,9 +83,8 @@ def draw_progress(history: list[dict[str, float]], path: Path) -> None:
             best = max(points, key=lambda point: point[1])
             right.set_title(f"best {score} {best[1]:.2f} at epoch {best[0]:.0f}")
     figure.legend(loc="outside lower center", ncols=3)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with whole_file(path, keep_suffix=True) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 class LateEvaluation(Callback):
