@@ -19,6 +19,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
+from cases.settings import SettingsError
+
 S = TypeVar("S")
 
 ENCODERS = ("unet", "genesis", *(f"resnet{depth}" for depth in (10, 18, 34, 50, 101, 152, 200)))
@@ -69,10 +71,6 @@ PRESETS: dict[str | None, dict[str, Any]] = {
     "medicalnet": _MEDICALNET,
     "medicalnet_conv_seg": _MEDICALNET | {"conv_seg": True, "loss": "ce"},
 }
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be used; the message lists every fault."""
 
 
 def setting(default: Any = MISSING, help: str = "", *, flags: tuple[str, ...] = (), const: Any = None) -> Any:
@@ -633,22 +631,6 @@ class DownloadSettings:
     def __post_init__(self) -> None:
         if [self.task is not None, self.weights is not None, self.list].count(True) != 1:
             raise SettingsError("give one of --task, --weights and --list")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """``evaluate.py``."""
-
-    preds: Path = setting(help="folder of predictions: NIfTI label maps, or npy")
-    lbls: Path = setting(help="folder of true labels")
-    results: Path | None = setting(None, "where metrics.json and the pictures go; None: --preds")
-    images: Path | None = setting(None, "folder of the scans, as the pictures' background")
-    tolerance_mm: float = setting(1.0, "surface Dice counts surfaces this close as equal")
-    n_jobs: int = setting(-1, "processes; -1: one a core")
-
-    def __post_init__(self) -> None:
-        if self.tolerance_mm < 0:
-            raise SettingsError(f"--tolerance_mm {self.tolerance_mm} is below 0")
 
 
 def as_json(settings: Any) -> dict[str, Any]:

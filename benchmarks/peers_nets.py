@@ -20,7 +20,8 @@ from benchmarks.peers import Comparison, compare, take_turns
 from benchmarks.record import RecordError
 from cases.plan import Normalization, Plan
 from nets.dynamic_unet import NetworkSettings, build_unet
-from training.losses import SegmentationLoss
+from training.losses.dice_ce import DiceCrossEntropy
+from training.losses.supervision import DeepSupervision
 from training.optimization import OptimizationSettings, build_optimizer
 
 FILTERS = (16, 32, 64, 128)
@@ -106,7 +107,7 @@ def _our_step(patch: tuple[int, ...], image: torch.Tensor, label: torch.Tensor) 
     )
     network = build_unet(plan, NetworkSettings(filters=FILTERS, depth=len(FILTERS) - 1, channels_last=True))
     optimizer = build_optimizer(network.parameters(), OptimizationSettings())
-    loss = SegmentationLoss()
+    loss = DeepSupervision(DiceCrossEntropy())
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

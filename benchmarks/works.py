@@ -27,7 +27,8 @@ from preprocess import preprocess
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.transforms import transform_pair
 from settings import PreprocessSettings
-from training.losses import SegmentationLoss
+from training.losses.dice_ce import DiceCrossEntropy
+from training.losses.supervision import DeepSupervision
 from training.optimization import OptimizationSettings, build_optimizer
 
 
@@ -194,7 +195,7 @@ def training_step(settings: WorkSettings) -> Iterator[Work]:
     with preprocessed(replace(settings, cases=1)) as (folder, plan):
         network = build_unet(plan, network_settings(settings)).to(settings.device)
         optimizer = build_optimizer(network.parameters(), OptimizationSettings())
-        loss = SegmentationLoss()
+        loss = DeepSupervision(DiceCrossEntropy())
         loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=1)
         cases, augmentation = list_cases(folder), Augmentation.nnunet()
         with patch_loader(folder, plan, cases, loading, augmentation, device_id=settings.device_id) as batches:

@@ -19,9 +19,9 @@ from cases.volume import read_label, turn_axes
 from cli.assembly import build_fabric, build_module, checkpoint_of, flipped_axes, open_log
 from data_preprocessing.crop import crop
 from data_preprocessing.layouts.dataset import DatasetError, read_img_list
+from inference.medicalnet import PublishedNetwork, read_published
 from inference.metrics import DiceMeter
 from inference.predict import Predicted, PredictSettings, predict_scans, predict_stored
-from inference.published import PublishedNetwork, read_published
 from inference.scans import input_scans
 from inference.sliding_window import Predictor
 from settings import MainSettings

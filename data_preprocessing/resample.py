@@ -20,6 +20,7 @@ import numba
 import numpy as np
 from scipy import ndimage
 
+from cases.grid import nearest_places, voxel_places
 from cases.plan import is_anisotropic
 
 TAPS = 24
@@ -95,7 +96,7 @@ def resample_label(
         return label_1dhw
     within = list(shape)
     if anisotropic_axis is not None:
-        chosen = nearest(source.shape[anisotropic_axis], shape[anisotropic_axis])
+        chosen = nearest_places(source.shape[anisotropic_axis], shape[anisotropic_axis])
         used, repeat = np.unique(chosen, return_inverse=True)
         source = np.ascontiguousarray(source.take(used, axis=anisotropic_axis))
         within[anisotropic_axis] = len(used)
@@ -107,12 +108,6 @@ def resample_label(
     if anisotropic_axis is not None:
         source = source.take(repeat, axis=anisotropic_axis)
     return np.ascontiguousarray(source)[None]
-
-
-def nearest(n: int, m: int) -> np.ndarray:
-    """For each of m new voxels along an axis, the old one of n whose centre is nearest (the later of two)."""
-    places = (np.arange(m) + 0.5) * (n / m) - 0.5
-    return np.clip(np.floor(places + 0.5), 0, n - 1).astype(np.intp)
 
 
 @lru_cache(maxsize=64)
@@ -130,7 +125,7 @@ def axis_matrix(n: int, m: int, order: Order = 3) -> tuple[np.ndarray, np.ndarra
         np.add.at(pairs, (np.arange(m), low - first), 1 - fraction)
         np.add.at(pairs, (np.arange(m), high - first), fraction)
         return first, pairs.astype(np.float32)
-    places = (np.arange(m) + 0.5) * (n / m) - 0.5 + BORDER  # never clamped: the border pads them
+    places = voxel_places(n, m) + BORDER  # never clamped: the border pads them
     padded = np.pad(np.eye(n), ((BORDER, BORDER), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
     base = np.floor(places).astype(int)
@@ -148,7 +143,7 @@ def _linear(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     At the border both neighbours are the edge and share its weight, as SciPy does it: its rounding
     decides whether a half is reached.
     """
-    places = (np.arange(m) + 0.5) * (n / m) - 0.5
+    places = voxel_places(n, m)
     base = np.floor(places).astype(np.int64)
     fraction = places - base
     low = np.clip(base, 0, n - 1)
@@ -176,7 +171,7 @@ def _resize(volume: np.ndarray, shape: Sequence[int], order: Order) -> np.ndarra
 def _resize_slices(volume: np.ndarray, out: np.ndarray, axis: int, order: Order) -> None:
     """Each slice across ``axis`` by itself, clipped to its own range, then the nearest slice."""
     slices, results = np.moveaxis(volume, axis, 0), np.moveaxis(out, axis, 0)
-    chosen = nearest(len(slices), len(results))
+    chosen = nearest_places(len(slices), len(results))
     for source in np.unique(chosen):
         results[chosen == source] = _resize(np.ascontiguousarray(slices[source]), results.shape[1:], order)
 

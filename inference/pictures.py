@@ -9,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from cases.files import whole_file
+
 COLOURS = tuple(to_hex(c) for c in ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6"))
 
 
@@ -49,5 +51,6 @@ def draw_overlay(
                 axes.contour(mask, levels=[0.5], colors=colour, linestyles=style, linewidths=1.2)
     axes.set_title(f"{title}\nslice {chosen}: true solid, predicted dashed", fontsize=9)
     axes.set_axis_off()
-    figure.savefig(path)
+    with whole_file(path, keep_suffix=True) as temporary:
+        figure.savefig(temporary)
     return chosen

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cases.case import CaseInfo, open_array, read_info
+from cases.files import write_array
 from cases.plan import Plan
 from cases.regions import Regions
 from cases.volume import write_volume
@@ -81,14 +82,7 @@ def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Pa
         the label map's path. A case without a label map is not done.
     """
     if prediction.probabilities_cdhw is not None:
-        target = folder / f"{info.case}.npy"
-        temporary = folder / f"{info.case}.npy.tmp"
-        try:
-            with temporary.open("wb") as stream:
-                np.save(stream, prediction.probabilities_cdhw, allow_pickle=False)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_array(folder / f"{info.case}.npy", prediction.probabilities_cdhw)
     path = folder / f"{info.case}.nii.gz"
     write_volume(path, prediction.labels_dhw, info.geometry)
     return path

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cases.case import CaseInfo
+from cases.grid import nearest_places, voxel_places
 from cases.regions import Regions
 from data_preprocessing.resample import anisotropic_axis
 from inference.sliding_window import Slab
@@ -112,11 +113,8 @@ class _Line:
 
     @classmethod
     def between(cls, old: int, new: int, *, nearest: bool, corners: bool, device: torch.device) -> _Line:
-        places = torch.arange(new, dtype=torch.float64)
-        places = places * ((old - 1) / max(new - 1, 1)) if corners else (places + 0.5) * (old / new) - 0.5
-        if nearest:
-            places = torch.floor(places + 0.5)
-        places = places.clamp_(0, old - 1)
+        rule = nearest_places if nearest else voxel_places
+        places = torch.from_numpy(rule(old, new, corners=corners).clip(0, old - 1)).double()
         low = places.floor().long()
         part = (places - low).float()
         high = torch.where(part > 0, low + 1, low).clamp_(max=old - 1)

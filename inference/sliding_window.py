@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cases.plan import Plan
+from cases.settings import Settings, above, below_one, setting
+
 T = TypeVar("T")
+Blend = Literal["gaussian", "constant"]
 Predictor = Callable[[Tensor], Tensor]
 SIGMA = 0.125  # of the Gaussian weight, as a part of the window's side
 LEAST_WEIGHT = 1e-3  # of a voxel in the window's corner, where its centre has 1
@@ -25,6 +29,17 @@ LEAST_WEIGHT = 1e-3  # of a voxel in the window's corner, where its centre has 1
 
 class WindowError(ValueError):
     """Windows that cannot cover a volume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings(Settings):
+    """How whole volumes are predicted"""
+
+    error = WindowError
+
+    val_batch_size: int = setting(4, "windows predicted at once", check=above(0), kept=False)
+    overlap: float = setting(0.5, "of neighbouring windows", check=below_one, kept=False)
+    blend: Blend = setting("gaussian", "weights of overlapping windows", kept=False)
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,18 @@ class SlidingWindow:
 
     patch_size: tuple[int, ...]
     overlap: float = 0.5
-    blend: Literal["gaussian", "constant"] = "gaussian"
+    blend: Blend = "gaussian"
     batch_size: int = 4
+
+    @classmethod
+    def of(cls, plan: Plan, settings: WindowSettings) -> SlidingWindow:
+        """Windows of the plan's patch size."""
+        return cls(
+            patch_size=plan.patch_size,
+            overlap=settings.overlap,
+            blend=settings.blend,
+            batch_size=settings.val_batch_size,
+        )
 
     def __post_init__(self) -> None:
         faults = []

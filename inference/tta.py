@@ -9,10 +9,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from cases.plan import Plan
+from cases.settings import Settings, setting
 from inference.sliding_window import Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTASettings(Settings):
+    """Test-time augmentation"""
+
+    tta: bool = setting(False, "average over all flips of the mirrored axes", kept=False)
+    tta_axes: tuple[int, ...] | None = setting(None, "axes to flip instead of those that training mirrored", kept=False)
+
+    def flips(self, plan: Plan) -> tuple[int, ...]:
+        """Spatial axes to flip, 0 the first of the patch; none without --tta, or where training mirrored none."""
+        if not self.tta:
+            return ()
+        return plan.mirror_axes if self.tta_axes is None else self.tta_axes
 
 
 def probabilities(predictor: Predictor, *, exclusive: bool) -> Predictor:

@@ -10,6 +10,7 @@ from cases.plan import Normalization, Plan
 from cases.regions import brats_regions, write_regions
 from cases.volume import Geometry, write_volume
 from data_preprocessing.preprocessor import prepare
+from inference.pairs import EvaluationError
 
 GEOMETRY = Geometry.of((12, 16, 20), (1.0, 2.0, 3.0), np.diag([3.0, 2.0, 1.0, 1.0]))
 
@@ -104,7 +105,7 @@ def test_probabilities_and_preprocessed_labels(tmp_path, folders):
     report = json.loads((preds / "metrics.json").read_text())
     assert report["mean"]["dice"]["mean"] == 1
     np.save(preds / "a.npy", np.zeros((2, 12, 16, 20), np.float16))
-    with pytest.raises(evaluate.EvaluationError, match="none of the predictions"):
+    with pytest.raises(EvaluationError, match="none of the predictions"):
         run(preds, stored)
 
 
@@ -148,7 +149,7 @@ def test_probabilities_of_regions_become_the_classes_that_they_were_made_of(tmp_
     regions = brats_regions(("background", "edema", "enhancing tumour", "non-enhancing tumour"))
     inside = regions.channels(torch.from_numpy(truth)[None, None])[0].numpy()
     np.save(preds / "a.npy", np.where(inside, 0.75, 0.25).astype(np.float16))
-    with pytest.raises(evaluate.EvaluationError, match="none of the predictions"):
+    with pytest.raises(EvaluationError, match="none of the predictions"):
         run(preds, labels)
     message = capsys.readouterr().err
     assert "a.npy: its channels do not sum to 1" in message
@@ -158,21 +159,21 @@ def test_probabilities_of_regions_become_the_classes_that_they_were_made_of(tmp_
     report = json.loads((preds / "metrics.json").read_text())
     assert [report["classes"][f"class {value}"]["dice"]["mean"] for value in (1, 2, 3)] == [1, 1, 1]
     (preds / "regions.json").write_text("{}")
-    with pytest.raises(evaluate.EvaluationError, match="none of the predictions"):
+    with pytest.raises(EvaluationError, match="none of the predictions"):
         run(preds, labels)
     assert "regions.json does not describe regions" in capsys.readouterr().err
 
 
 def test_empty_and_missing_folders_are_named(folders, tmp_path):
     preds, labels = folders
-    with pytest.raises(evaluate.EvaluationError, match="holds no predictions"):
+    with pytest.raises(EvaluationError, match="holds no predictions"):
         run(preds, labels)
     (preds / "predictions_last_task=04_fold=0").mkdir()
     write_volume(preds / "predictions_last_task=04_fold=0" / "a.nii.gz", label_map(), GEOMETRY)
-    with pytest.raises(evaluate.EvaluationError, match=r"there are some in '.*/predictions_last_task=04_fold=0'"):
+    with pytest.raises(EvaluationError, match=r"there are some in '.*/predictions_last_task=04_fold=0'"):
         run(preds, labels)
     write_volume(preds / "a.nii.gz", label_map(), GEOMETRY)
-    with pytest.raises(evaluate.EvaluationError, match="holds no labels"):
+    with pytest.raises(EvaluationError, match="holds no labels"):
         run(preds, labels)
-    with pytest.raises(evaluate.EvaluationError, match="is not a folder"):
+    with pytest.raises(EvaluationError, match="is not a folder"):
         run(preds, tmp_path / "nowhere")

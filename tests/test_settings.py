@@ -5,9 +5,9 @@ from typing import Literal
 
 import pytest
 
+from inference.evaluation import EvaluateSettings
 from settings import (
     DownloadSettings,
-    EvaluateSettings,
     MainSettings,
     PreprocessSettings,
     SettingsError,

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from cases.files import whole_file
 from runtime.dllogger_backend import RunLogger
+from runtime.latency import latency_units, summarise_latencies
 
 
 class EpochLog(Callback):
@@ -82,9 +83,8 @@ def draw_progress(history: list[dict[str, float]], path: Path) -> None:
             best = max(points, key=lambda point: point[1])
             right.set_title(f"best {score} {best[1]:.2f} at epoch {best[0]:.0f}")
     figure.legend(loc="outside lower center", ncols=3)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with whole_file(path, keep_suffix=True) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 class LateEvaluation(Callback):
@@ -128,25 +128,15 @@ class StopWatch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._times:
             images = self.batch_size * trainer.world_size
-            self.result = latency_summary("train", self._times, images)
+            self.result = summarise_latencies("train", self._times, images)
             waited = _loader(trainer).wait_seconds - self._waited
             self.result["data_wait_train"] = 100 * waited / sum(self._times)
 
 
-def latency_summary(mode: str, seconds: list[float], images: int) -> dict[str, float]:
-    """DLLogger's names: throughput in images/s, latency in ms (mean, median, 90, 95 and 99 percentiles)."""
-    times = np.array(seconds)
-    summary = {f"throughput_{mode}": images / float(times.mean()), f"latency_{mode}_mean": 1000 * float(times.mean())}
-    for share in (50, 90, 95, 99):
-        summary[f"latency_{mode}_{share}"] = 1000 * float(np.percentile(times, share))
-    return summary
-
-
 def describe_latency(logger: RunLogger, mode: str) -> None:
-    """Units of ``latency_summary``, as DLLogger's metadata."""
-    logger.metadata(f"throughput_{mode}", {"unit": "images/s", "format": ":.2f"})
-    for name in ("mean", "50", "90", "95", "99"):
-        logger.metadata(f"latency_{mode}_{name}", {"unit": "ms", "format": ":.2f"})
+    """Units of :func:`runtime.latency.summarise_latencies`, as DLLogger's metadata."""
+    for name, unit in latency_units(mode).items():
+        logger.metadata(name, {"unit": unit, "format": ":.2f"})
 
 
 class Profile(Callback):

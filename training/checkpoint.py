@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from cases.files import whole_file
 from cases.plan import Plan, PlanError
+from cases.settings import Kept, Settings, as_json, setting, shown
 from nets.blocks import NetworkError
 from nets.build import Network, build_network
 from nets.dynamic_unet import NetworkSettings
@@ -17,18 +21,30 @@ from nets.weights.formats import WeightsError, load_safely
 
 Kind = Literal["segmentation", "restoration", "classification", "autoencoder", "semantic"]
 
-# A resumed run continues exactly only under the settings that shaped the steps already taken.
-SHAPING = (
-    "seed nfolds fold dim data2d_dim nvol batch_size oversampling steps_per_epoch augment mirror_axes depth min_fmap "
-    "filters norm negative_slope res_block more_chn deep_supervision deep_supr_num optimizer learning_rate momentum "
-    "weight_decay gradient_clip_val scheduler epochs ema focal brats amp train_batches exec_mode kind train_cases "
-    "encoder shortcut dilated conv_seg new_layer_lr_mult lr_decay nesterov step_epochs loss method methods genesis "
-    "patch_size outputs z_score cube_folds cube_val_folds hidden exp lambda_rec lambda_cls patterns classes "
-    "plateau_epochs"
-).split()
-BY_THE_RUN = ("cosine", "one_cycle", "polynomial")  # schedules that the number of epochs stretches
-
+LAST = "last.ckpt"
 SAME_LAYERS = {"channels_last", "checkpoint_activations", "negative_slope"}  # settings that change no parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSettings(Settings):
+    """The checkpoint to begin with"""
+
+    ckpt_path: Path | None = setting(None, "checkpoint to start from, to evaluate or to predict with", kept=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveSettings(Settings):
+    """Checkpoints of the run"""
+
+    save_ckpt: bool = setting(True, "write checkpoints (last and best)", kept=False)
+    ckpt_store_dir: Path | None = setting(None, "folder of checkpoints/; None: --results", kept=False)
+    resume_training: bool = setting(
+        False, "continue the run whose last.ckpt lies in --ckpt_store_dir (or --ckpt_path)", kept=False
+    )
+
+    def folder(self, results: Path) -> Path:
+        """Where the checkpoints of a run lie."""
+        return (self.ckpt_store_dir or results) / "checkpoints"
 
 
 class CheckpointError(ValueError):
@@ -49,9 +65,8 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        torch.save(checkpoint, temporary)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,17 +135,50 @@ class Checkpoint:
                 "give the checkpoint of this dataset, or preprocess as for the checkpoint"
             )
 
-    def check_run(self, settings: dict[str, Any]) -> None:
-        """Raises CheckpointError where a run cannot be continued exactly under the given settings."""
-        stretched = self.settings.get("scheduler") in BY_THE_RUN
-        shaping = [k for k in SHAPING if k != "epochs" or stretched]
-        ran = {"conv_seg": False} | self.settings  # a flag that older checkpoints do not know
-        differ = [k for k in shaping if settings.get(k) != ran.get(k)]
+    def check_run(self, groups: Iterable[Settings]) -> None:
+        """Raises CheckpointError where a run cannot be continued exactly under the given groups of settings."""
+        differ = [
+            f"--{entry.name} {shown(was)}, not {shown(now)}"
+            for group in groups
+            for entry, now in kept_fields(group, self.settings)
+            if (was := stored_value(self.settings, entry)) != now
+        ]
         if differ:
-            was = ", ".join(f"--{k} {ran.get(k)}, not {settings.get(k)}" for k in differ)
             raise CheckpointError(
-                f"{self.path} cannot be resumed exactly: it ran with {was}: give the same, or start anew"
+                f"{self.path} cannot be resumed exactly: it ran with {', '.join(differ)}: give the same, or start anew"
             )
+
+
+def kept_fields(group: Settings, run: Mapping[str, Any]) -> Iterator[tuple[Field[Any], Any]]:
+    """Fields that a resumed run must keep, with the group's values.
+
+    Args:
+        run: the settings that the run had, by name, on which it may depend whether a field is one of them.
+    """
+    values = as_json(group)
+    for entry in fields(group):
+        kept: Kept = entry.metadata.get("kept", True)
+        if kept(run) if callable(kept) else kept:
+            yield entry, values[entry.name]
+
+
+def stored_value(run: Mapping[str, Any], entry: Field[Any]) -> Any:
+    """What a run had for a field: under its name or a former one, else its default.
+
+    Earlier versions held the fields of GenesisSettings as texts ``name=value`` under "genesis", and None where the
+    method's own value was meant.
+    """
+    texts = dict(text.split("=", 1) for text in run.get("genesis") or ())
+    if entry.name in texts:
+        value = json.loads(texts[entry.name])
+    else:
+        former = (flag.lstrip("-") for flag in entry.metadata.get("flags", ()))
+        value = next((run[name] for name in (entry.name, *former) if name in run), None)
+    if value is None and entry.default is not MISSING:
+        value = entry.default
+    if isinstance(value, Path):
+        return str(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def describe(

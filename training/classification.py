@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,34 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix, roc_a
 from torch import Tensor
 from torch.nn import functional as F
 
+from cases.files import whole_file, write_json
 from cases.plan import Plan
+from cases.settings import Settings, at_least, setting
 from data_loading.sources.classes import ClassTable
 from inference.sliding_window import SlidingWindow, axis_starts
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
+
+LEAST = 1e-7  # probability of a scan's class, so that its logarithm is finite
+LossKind = Literal["ce", "bce"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSettings(Settings):
+    """Classification of scans"""
+
+    labels_csv: Path = setting(help="case,label[,label...] with a heading line", kept=False)
+    loss: Literal["default", "ce", "bce"] = setting(
+        "default", "ce: cross entropy, one class a scan (the default); bce: several labels a scan"
+    )
+    hidden: int = setting(1024, "width of the dense layer before the last; 0: none", check=at_least(0))
+
+    @property
+    def kind(self) -> LossKind:
+        """The loss without its other name."""
+        return "bce" if self.loss == "bce" else "ce"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +65,7 @@ class ClassScores:
     confusion: list[Any]
 
 
-def score_classes(probabilities: np.ndarray, targets: np.ndarray, kind: Literal["ce", "bce"]) -> ClassScores:
+def score_classes(probabilities: np.ndarray, targets: np.ndarray, kind: LossKind) -> ClassScores:
     """Scores of scans.
 
     Args:
@@ -91,8 +111,7 @@ class ClassificationModule(LearningModule):
         plan: of the cases.
         network_settings: of the encoder to build.
         table: classes of the scans.
-        kind: "ce", one class a scan; "bce", several labels a scan.
-        hidden: width of the dense layer before the last one; 0 for none.
+        settings: the loss, and the width of the head.
         windows: how a scan is cut.
         optimization: optimiser and schedule.
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
@@ -106,33 +125,36 @@ class ClassificationModule(LearningModule):
         network_settings: NetworkSettings,
         table: ClassTable,
         *,
-        kind: Literal["ce", "bce"],
-        hidden: int,
+        settings: ClassificationSettings,
         windows: SlidingWindow,
         optimization: OptimizationSettings | None = None,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
             plan,
-            build_classifier(plan, network_settings, len(table.names), hidden=hidden or None),
+            build_classifier(plan, network_settings, len(table.names), hidden=settings.hidden or None),
             network_settings,
             n_outputs=len(table.names),
             optimization=optimization,
             run_settings=run_settings,
         )
-        self.table, self.kind, self.windows = table, kind, windows
+        self.table, self.kind, self.windows = table, settings.kind, windows
         self.probabilities: dict[str, np.ndarray] = {}
         """Of this rank's validation scans; after the evaluation of all of them."""
         self.scores: ClassScores | None = None
 
+    @property
+    def best_name(self) -> str:
+        return "classification-{epoch}-{loss:.4f}"
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Scalar, of (N, classes) logits and (N, 1) class numbers or (N, labels) of 0 and 1."""
         if self.kind == "bce":
-            return F.binary_cross_entropy_with_logits(logits.float(), target)
-        return F.cross_entropy(logits.float(), target[:, 0].long())
+            return F.binary_cross_entropy_with_logits(logits, target)
+        return F.cross_entropy(logits, target[:, 0].long())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch["image"]), batch["target"])
+        loss = self.loss(self(batch["image"]).float(), batch["target"])
         return self.logged(loss, len(batch["image"]))
 
     def on_validation_epoch_start(self) -> None:
@@ -155,20 +177,14 @@ class ClassificationModule(LearningModule):
         self.probabilities = dict(zip(cases, rows.numpy(), strict=True))
         targets = np.stack([self.table.targets[case] for case in cases])
         self.scores = score_classes(rows.numpy(), targets, self.kind)
-        loss = _loss_of_probabilities(rows, torch.from_numpy(targets).double(), self.kind)
+        logits = rows.logit(LEAST) if self.kind == "bce" else rows.clamp(min=LEAST).log()
+        loss = float(self.loss(logits, torch.from_numpy(targets).double()))
         record = {"Accuracy": 100 * self.scores.accuracy, "AUC": self.scores.auc, "Val Loss": loss}
         self.conclude(loss, record, "Min Val Loss")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["classes"] = list(self.table.names)
-
-
-def _loss_of_probabilities(p: Tensor, target: Tensor, kind: Literal["ce", "bce"]) -> float:
-    p = p.clamp(1e-7, 1 - 1e-7)
-    if kind == "bce":
-        return float(F.binary_cross_entropy(p, target))
-    return float(F.nll_loss(p.log(), target[:, 0].long()))
 
 
 def write_scores(folder: Path, module: ClassificationModule) -> Sequence[Path]:
@@ -183,8 +199,8 @@ def write_scores(folder: Path, module: ClassificationModule) -> Sequence[Path]:
         "confusion": module.scores.confusion,
     }
     written = (folder / "classification.json", folder / "classification.csv")
-    written[0].write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    with written[1].open("w", newline="", encoding="utf-8") as stream:
+    write_json(written[0], summary)
+    with whole_file(written[1]) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(["case", *(f"p({name})" for name in names), "target"])
         for case, row in module.probabilities.items():

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from cases.settings import Settings, setting
 from training.learning import LearningModule, TrainingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileSettings(Settings):
+    """Compilation"""
+
+    compile: bool = setting(
+        False, "training steps run the network as torch.compile makes it, which the first step does", kept=False
+    )
+
+    def callbacks(self) -> list[Callback]:
+        """What a Trainer needs for it."""
+        return [CompiledSteps()] if self.compile else []
 
 
 class CompiledSteps(Callback):

@@ -11,13 +11,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from cases.plan import Plan
+from cases.settings import SettingsError
 from nets.dynamic_unet import NetworkSettings
 from training.checkpoint import Kind, describe
-from training.optimization import OptimizationSettings, optimizer_and_schedule, parameter_groups
+from training.optimization import MONITORED, OptimizationSettings, optimizer_and_schedule, parameter_groups
 
 
-class TrainingError(ValueError):
-    """A run that cannot go on."""
+class TrainingError(SettingsError):
+    """A run that cannot begin, or that cannot go on."""
 
 
 class LearningModule(LightningModule):
@@ -56,11 +57,20 @@ class LearningModule(LightningModule):
         self.network_settings = network_settings
         self.n_outputs = n_outputs
         self.optimization = optimization or OptimizationSettings()
+        if self.optimization.scheduler == "plateau" and self.monitor != MONITORED:
+            raise TrainingError(
+                f"--scheduler plateau follows the loss of the validation; a {self.learns} is judged by {self.monitor}"
+            )
         self.run_settings = run_settings or {}
         self.new_layers: frozenset[str] = frozenset()
         self.compiled: Callable[..., Any] | None = None
         self.best, self.best_epoch = -math.inf if self.higher_is_better else math.inf, 0
         self._evaluation: dict[str, float] = {}
+
+    @property
+    def best_name(self) -> str:
+        """Of the best checkpoint's file: the epoch, and the number that decided."""
+        return f"{self.learns}-{{epoch}}-{{{self.monitor}:.5f}}"
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network answers; in training steps as :attr:`compiled` computes it."""

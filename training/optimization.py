@@ -12,30 +12,51 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from cases.settings import Settings, SettingsError, above, at_least, setting
+
 Schedule = Literal["none", "cosine", "one_cycle", "polynomial", "step", "exponential", "plateau"]
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+STRETCHED = ("cosine", "one_cycle", "polynomial")  # schedules whose shape follows from the number of epochs
+MONITORED = "loss"  # of the validation, which schedule "plateau" follows
+
+
+class OptimizationError(SettingsError):
+    """Settings under which nothing can be learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizationSettings:
-    """How weights are updated; ``learning_rate`` is the peak of the schedule."""
+class OptimizationSettings(Settings):
+    """How weights are updated"""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 8e-4
-    momentum: float = 0.99
-    nesterov: bool = True
-    weight_decay: float = 1e-4
-    schedule: Schedule = "none"
-    fused: bool = True
-    """One kernel for all weights. Such a step unscales gradients itself: too late where mixed precision clips them."""
-    step_epochs: int = 40
-    """Epochs between the halvings of schedule "step"."""
-    plateau_epochs: int = 20
-    """Evaluations without a lower loss before schedule "plateau" halves."""
-    lr_decay: float = 0.99
-    """Factor an epoch of schedule "exponential"."""
-    new_layer_lr_mult: float = 1.0
-    """Learning rate of layers without pre-trained weights, over that of the others (MedicalNet: 100)."""
+    error = OptimizationError
+
+    optimizer: Literal["adam", "sgd"] = setting("adam", "AdamW, or SGD with Nesterov momentum")
+    learning_rate: float = setting(0.0008, "peak learning rate", check=above(0))
+    momentum: float = setting(0.99, "of SGD")
+    nesterov: bool = setting(True, "Nesterov's momentum in SGD")
+    weight_decay: float = setting(0.0001, "weight decay", check=at_least(0))
+    gradient_clip_val: float = setting(0.0, "largest norm of the gradient; 0: no limit", check=at_least(0))
+    scheduler: Schedule = setting(
+        "none", "learning rate over the run; the bare flag is cosine with warm-up", const="cosine"
+    )
+    step_epochs: int = setting(40, "epochs after which --scheduler step halves the learning rate", check=above(0))
+    lr_decay: float = setting(
+        0.99, "factor on the learning rate, every epoch of --scheduler exponential", check=above(0)
+    )
+    plateau_epochs: int = setting(
+        20,
+        "evaluations without a lower loss before --scheduler plateau halves the learning rate; not for segmentation, "
+        "which is judged by Dice",
+        check=above(0),
+    )
+    new_layer_lr_mult: float = setting(
+        1.0, "learning rate of layers that took nothing of --pretrained, over that of the others", check=above(0)
+    )
+
+    @property
+    def fused(self) -> bool:
+        """One kernel for all weights. It unscales gradients itself: too late where mixed precision clips them."""
+        return not self.gradient_clip_val
 
 
 def parameter_groups(network: nn.Module, new: Collection[str], settings: OptimizationSettings) -> list[dict[str, Any]]:
@@ -80,15 +101,15 @@ def optimizer_and_schedule(
     by steps.
     """
     optimizer = build_optimizer(parameters, settings)
-    if settings.schedule == "plateau":
+    if settings.scheduler == "plateau":
         plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.plateau_epochs)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "loss", "strict": False}}
-    if settings.schedule == "step":
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": MONITORED, "strict": False}}
+    if settings.scheduler == "step":
         schedule, interval = LambdaLR(optimizer, lambda epoch: 0.5 ** (epoch // settings.step_epochs)), "epoch"
-    elif settings.schedule == "exponential":
+    elif settings.scheduler == "exponential":
         schedule, interval = LambdaLR(optimizer, lambda epoch: settings.lr_decay**epoch), "epoch"
     else:
-        kind = settings.schedule
+        kind = settings.scheduler
         schedule, interval = LambdaLR(optimizer, lambda step: learning_rate_factor(kind, step, total_steps)), "step"
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 

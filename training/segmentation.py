@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from cases.case import open_array, read_info
 from cases.plan import Plan
 from cases.regions import Regions
+from cases.settings import Settings, setting
 from inference.metrics import DiceMeter
 from inference.restore import decide, to_cropped
 from inference.sliding_window import Predictor, Slab, SlidingWindow
@@ -18,9 +20,18 @@ from inference.tta import flip_average, probabilities
 from nets.build import Network
 from nets.dynamic_unet import NetworkSettings
 from training.learning import LearningModule
-from training.losses import SegmentationLoss, Terms
+from training.losses.base import Loss, VolumeLoss
+from training.losses.supervision import DeepSupervision
 from training.optimization import OptimizationSettings
-from training.validation import VolumeLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSettings(Settings):
+    """Validation"""
+
+    invert_resampled_y: bool = setting(
+        False, "validate on the label before resampling, predictions resized to it", kept=False
+    )
 
 
 class SegmentationModule(LearningModule):
@@ -34,11 +45,11 @@ class SegmentationModule(LearningModule):
         network: a U-Net or MedicalNet's own, with as many outputs as classes or regions.
         network_settings: what rebuilds it; kept in the checkpoint.
         windows: how a whole volume is predicted.
+        loss: of one head; the heads of deep supervision are averaged. Its regions, overlapping ones in the place of
+            classes (BraTS), are what the network answers.
         optimization: optimiser and schedule.
         tta_axes: spatial axes that evaluation flips; () for none.
-        regions: overlapping regions in the place of classes (BraTS).
-        focal, loss: see SegmentationLoss.
-        invert_resampled: evaluate on the labels before resampling, predictions resized to them.
+        validation: on which labels.
         run_settings: the command's settings as JSON-able values; kept in the checkpoint.
     """
 
@@ -53,12 +64,10 @@ class SegmentationModule(LearningModule):
         network_settings: NetworkSettings,
         *,
         windows: SlidingWindow,
+        loss: Loss,
         optimization: OptimizationSettings | None = None,
         tta_axes: tuple[int, ...] = (),
-        regions: Regions | None = None,
-        focal: bool = False,
-        loss: Terms = "default",
-        invert_resampled: bool = False,
+        validation: ValidationSettings | None = None,
         run_settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -71,13 +80,20 @@ class SegmentationModule(LearningModule):
         )
         self.windows = windows
         self.tta_axes = tta_axes
-        self.regions = regions
-        self.focal, self.terms = focal, loss
-        self.loss = SegmentationLoss(focal=focal, regions=regions, terms=loss)
-        self.invert_resampled = invert_resampled
-        self.meter = DiceMeter(plan.n_class, regions)
+        self.loss = DeepSupervision(loss)
+        self.validation = validation or ValidationSettings()
+        self.meter = DiceMeter(plan.n_class, self.regions)
         self.said = ""  # of the last evaluation, for people
         self.val_loss = torch.zeros(2, dtype=torch.float64)  # sum over cases, and their number
+
+    @property
+    def best_name(self) -> str:
+        return "{epoch}-{dice:.2f}"
+
+    @property
+    def regions(self) -> Regions | None:
+        """What the network answers instead of classes."""
+        return self.loss.loss.regions
 
     def predictor(self) -> Predictor:
         """Windows (N, C, *patch) to probabilities, averaged over the flips of ``tta_axes``."""
@@ -94,16 +110,16 @@ class SegmentationModule(LearningModule):
             return
         image, case = batch["image"][0], batch["case"]
         slabs: Iterable[Slab] = self.windows.stream(image, self.predictor(), device=self.device)
-        if self.invert_resampled:
+        if self.validation.invert_resampled_y:
             folder = self.trainer.datamodule.folder  # type: ignore[attr-defined]
             slabs = to_cropped(slabs, read_info(folder, case))
             label = torch.from_numpy(open_array(folder, case, "orig_y")[0].copy()).to(self.device)
         else:
             label = batch["label"][0, 0]
-        loss = VolumeLoss(focal=self.focal, regions=self.regions, terms=self.terms)
+        loss = VolumeLoss(self.loss.loss, label)
         predicted = torch.empty_like(label)
         for slab in slabs:
-            loss.add(slab.scores_cdhw, label[slab.place])
+            loss.add(slab.scores_cdhw, slab.place)
             predicted[slab.place] = decide(slab.scores_cdhw, self.regions)
         self.val_loss += torch.stack([loss.total().cpu(), torch.ones((), dtype=torch.float64)])
         self.meter.update(predicted, label)

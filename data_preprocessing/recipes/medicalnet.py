@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cases.case import Box
+from cases.grid import nearest_places
 from cases.plan import Normalization, Plan
 from data_preprocessing.crop import crop, nonzero_box
 
@@ -63,9 +64,7 @@ def training_box(image_cdhw: np.ndarray, label: np.ndarray | None, rng: np.rando
 def resize_nearest(array: np.ndarray, shape_dhw: Sequence[int]) -> np.ndarray:
     """Resize (..., D, H, W), the first and last voxels' centres staying where they are: SciPy's zoom, order 0."""
     for axis, new in zip((-3, -2, -1), shape_dhw, strict=True):
-        old = array.shape[axis]
-        places = np.arange(new) * ((old - 1) / max(new - 1, 1))
-        array = array.take(np.floor(places + 0.5).astype(np.intp), axis=axis)
+        array = array.take(nearest_places(array.shape[axis], new, corners=True), axis=axis)
     return array
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from cli.assembly import augmentation_of, flipped_axes, global_rank, optimization_of
-from data_loading.augmentation.spatial import Mirror
+from cli.assembly import flipped_axes, global_rank, loader_of
+from data_loading.sources.sampling import EFFECTS
 from settings import MainSettings
 from tests.conftest import make_plan
 
 
 def test_no_augmentation_leaves_mirroring_to_the_coin() -> None:
-    (effect,) = augmentation_of(MainSettings(augment="none")).effects
-    assert isinstance(effect, Mirror)
-    assert effect.given.mirror == 0.5
+    augmentation = loader_of(MainSettings(augment="none")).augmentation
+    assert augmentation is not None
+    shares = {name: getattr(augmentation, name) for name in EFFECTS}
+    assert shares.pop("mirror") == 0.5
+    assert set(shares.values()) == {0.0}
 
 
 def test_test_time_augmentation_that_flips_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,11 +26,6 @@ def test_test_time_augmentation_that_flips_nothing_says_so(capsys: pytest.Captur
     assert capsys.readouterr().err == ""
     assert flipped_axes(MainSettings(tta=True), plan) == ()
     assert "--tta changes nothing: training mirrored no axis" in capsys.readouterr().err
-
-
-def test_gradients_are_clipped_before_a_step_that_is_not_fused() -> None:
-    assert optimization_of(MainSettings()).fused
-    assert not optimization_of(MainSettings(gradient_clip_val=12.0)).fused
 
 
 def test_the_first_process_of_a_further_node_is_not_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:

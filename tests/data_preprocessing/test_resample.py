@@ -5,10 +5,10 @@ import pytest
 from scipy import ndimage
 from skimage.transform import resize
 
+from cases.grid import nearest_places
 from data_preprocessing.resample import (
     anisotropic_axis,
     axis_matrix,
-    nearest,
     resample_image,
     resample_label,
     resampled_shape,
@@ -89,7 +89,7 @@ def test_anisotropic_label_equals_skimage_slice_by_slice(axis):
 
 @pytest.mark.parametrize(("n", "m"), [(12, 25), (25, 12), (3, 3), (7, 14), (14, 7), (1, 4), (25, 54), (100, 133)])
 def test_nearest_equals_skimage(n, m):
-    assert np.array_equal(nearest(n, m), skimage_repeat(np.arange(n), (m,)))
+    assert np.array_equal(nearest_places(n, m), skimage_repeat(np.arange(n), (m,)))
 
 
 @pytest.mark.parametrize(("n", "m"), [(16, 33), (33, 16), (1, 3), (2, 5), (40, 40)])

@@ -9,7 +9,13 @@ import torch
 from data_loading.sources.classes import ClassTable
 from inference.sliding_window import SlidingWindow
 from nets.dynamic_unet import NetworkSettings
-from training.classification import ClassificationModule, score_classes, windows_of_scan, write_scores
+from training.classification import (
+    ClassificationModule,
+    ClassificationSettings,
+    score_classes,
+    windows_of_scan,
+    write_scores,
+)
 
 
 def test_scores_of_two_classes():
@@ -51,8 +57,7 @@ def test_the_loss_falls_on_a_batch_and_scores_are_written(make_folder, tmp_path,
         plan,
         NetworkSettings(depth=1, filters=(4, 8)),
         table,
-        kind=kind,
-        hidden=16,
+        settings=ClassificationSettings(labels_csv=tmp_path / "labels.csv", loss=kind, hidden=16),
         windows=SlidingWindow(patch_size=plan.patch_size),
     )
     x = torch.rand(2, 1, 8, 12, 16) * torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1, 1)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from training.optimization import (
+    OptimizationError,
     OptimizationSettings,
     build_optimizer,
     learning_rate_factor,
@@ -37,7 +38,7 @@ def test_optimizers_descend(name, kind):
 def test_new_layers_learn_faster_and_all_decay_by_epochs():
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
     settings = OptimizationSettings(
-        optimizer="sgd", learning_rate=0.001, schedule="exponential", lr_decay=0.5, new_layer_lr_mult=100
+        optimizer="sgd", learning_rate=0.001, scheduler="exponential", lr_decay=0.5, new_layer_lr_mult=100
     )
     made = optimizer_and_schedule(parameter_groups(net, {"1.weight", "1.bias"}, settings), settings, 10)
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]
@@ -61,7 +62,9 @@ def test_a_step_that_is_not_fused_is_the_same(name):
     weights = []
     for fused in (True, False):
         weight = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
-        optimizer = build_optimizer([weight], OptimizationSettings(optimizer=name, momentum=0.5, fused=fused))
+        optimizer = build_optimizer(
+            [weight], OptimizationSettings(optimizer=name, momentum=0.5, gradient_clip_val=0.0 if fused else 1.0)
+        )
         assert optimizer.defaults["fused"] is fused
         (weight**2).sum().backward()
         optimizer.step()
@@ -70,7 +73,7 @@ def test_a_step_that_is_not_fused_is_the_same(name):
 
 
 def test_plateau_halves_where_the_loss_falls_no_more():
-    settings = OptimizationSettings(learning_rate=0.01, schedule="plateau", plateau_epochs=2)
+    settings = OptimizationSettings(learning_rate=0.01, scheduler="plateau", plateau_epochs=2)
     made = optimizer_and_schedule([torch.nn.Parameter(torch.ones(2))], settings, 100)
     assert made["lr_scheduler"]["monitor"] == "loss"
     rates = []
@@ -78,3 +81,15 @@ def test_plateau_halves_where_the_loss_falls_no_more():
         made["lr_scheduler"]["scheduler"].step(loss)
         rates.append(made["optimizer"].param_groups[0]["lr"])
     assert rates == [0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.005]
+
+
+def test_faults_name_the_flags():
+    with pytest.raises(OptimizationError, match="--learning_rate 0 is not above 0; --step_epochs 0 is not above 0"):
+        OptimizationSettings(learning_rate=0, step_epochs=0)
+    with pytest.raises(OptimizationError, match="--gradient_clip_val -1 is below 0"):
+        OptimizationSettings(gradient_clip_val=-1)
+
+
+def test_gradients_are_clipped_before_a_step_that_is_not_fused():
+    assert OptimizationSettings().fused
+    assert not OptimizationSettings(gradient_clip_val=12.0).fused

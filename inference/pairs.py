@@ -1,0 +1,139 @@
+"""Predictions and true labels of the same scans: found in two folders, and read onto one grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cases.case import list_cases, open_array, read_info
+from cases.plan import PLAN_FILE, Plan
+from cases.regions import REGIONS_FILE, read_regions
+from cases.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem
+from data_preprocessing.layouts.dataset import DATASET_FILE, read_dataset
+from inference.restore import decide
+
+
+class EvaluationError(ValueError):
+    """Predictions and labels that cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One case's files; ``label`` is an image file, or the folder of preprocessed cases that holds it."""
+
+    case: str
+    prediction: Path
+    label: Path
+
+
+def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], list[str]]:
+    """Predictions with their labels, and a fault for each prediction that has none.
+
+    Labels without a prediction are no fault: a fold predicts a part of the dataset. Where a case has
+    a label map and probabilities, the label map is taken.
+
+    Raises:
+        EvaluationError: where a folder is missing or holds nothing to compare.
+    """
+    for flag, folder in (("--preds", preds), ("--lbls", lbls)):
+        if not folder.is_dir():
+            raise EvaluationError(f"{flag} {folder} is not a folder")
+    predictions = {path.stem: path for path in sorted(preds.glob("*.npy"))}
+    predictions |= {stem(path): path for path in sorted(preds.iterdir()) if is_volume(path)}
+    if not predictions:
+        below = sorted(f"'{path.parent}'" for path in preds.glob("predictions_*/*") if is_volume(path))
+        hint = f"; there are some in {below[0]}" if below else ""
+        raise EvaluationError(f"--preds {preds} holds no predictions: neither image files nor .npy{hint}")
+    labels = {case: lbls for case in list_cases(lbls) if (lbls / f"{case}_orig_y.npy").is_file()}
+    labels |= {stem(path): path for path in sorted(lbls.iterdir()) if is_volume(path)}
+    if not labels:
+        raise EvaluationError(f"--lbls {lbls} holds no labels: neither image files nor preprocessed cases with labels")
+    faults = [f"{predictions[case]} has no label in {lbls}" for case in predictions if case not in labels]
+    common = sorted(set(predictions) & set(labels))
+    return [Pair(case=case, prediction=predictions[case], label=labels[case]) for case in common], faults
+
+
+def class_names(lbls: Path) -> tuple[str, ...]:
+    """Names by value from dataset.json in the labels' folder or beside it, or from plan.json; () where neither is."""
+    if (lbls / PLAN_FILE).is_file():
+        return Plan.load(lbls).labels
+    for folder in (lbls, lbls.resolve().parent):
+        if (folder / DATASET_FILE).is_file():
+            return read_dataset(folder).labels
+    return ()
+
+
+def read_truth(pair: Pair) -> tuple[np.ndarray, Geometry]:
+    """The true label map on the scan's grid, (D, H, W); a preprocessed one is put back into its crop box."""
+    if not pair.label.is_dir():
+        label, geometry = read_label(pair.label)
+        return label[0], geometry
+    info = read_info(pair.label, pair.case)
+    whole = np.zeros(info.geometry.shape_dhw, np.uint8)
+    box = tuple(slice(low, high) for low, high in zip(*info.crop_box, strict=True))
+    whole[box] = open_array(pair.label, pair.case, "orig_y")[0]
+    return whole, info.geometry
+
+
+def read_prediction(path: Path, geometry: Geometry, label: Path, n_class: int = 0) -> np.ndarray:
+    """Class values (D, H, W) on the label's grid; probabilities (C, D, H, W) in .npy become class values too.
+
+    Channels are classes, of which the likeliest wins, or the regions that a ``regions.json`` beside them names.
+    ``n_class`` is the number of classes that the dataset has, or 0 where nothing tells it.
+
+    Raises:
+        EvaluationError, VolumeError: naming the file, for another grid and anything unreadable.
+    """
+    if path.suffix != ".npy":
+        prediction, other = read_label(path)
+        if fault := geometry.mismatch(other):
+            raise EvaluationError(f"{path} does not lie on the grid of {label}: {fault}; predict or resample it there")
+        return prediction[0]
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise EvaluationError(f"{path} is not an array, or a damaged one ({error})") from error
+    if values.shape[-3:] != geometry.shape_dhw or values.ndim not in (3, 4):
+        raise EvaluationError(
+            f"{path} has shape {values.shape}, the label {label} {geometry.shape_dhw}; "
+            "it must be (D, H, W) class values or (C, D, H, W) probabilities on the scan's grid"
+        )
+    if values.ndim == 4 and len(values) > 1:
+        return decide_planes(path, values, n_class)
+    classes = np.asarray(values).reshape(geometry.shape_dhw)
+    if not np.array_equal(classes, whole := classes.astype(np.uint8)):
+        raise EvaluationError(f"{path}: a single channel must hold class values, whole numbers from 0 to 255")
+    return whole
+
+
+def decide_planes(path: Path, probabilities_cdhw: np.ndarray, n_class: int) -> np.ndarray:
+    """Class values (D, H, W), plane by plane, of probabilities as ``read_prediction`` takes them."""
+    regions, channels = read_regions(path.parent), len(probabilities_cdhw)
+    wanted, what = (len(regions.names), "regions") if regions else (n_class or channels, "classes")
+    if channels != wanted:
+        raise EvaluationError(f"{path} has {channels} channels for {wanted} {what}; give the label map instead")
+    classes = np.empty(probabilities_cdhw.shape[1:], np.uint8)
+    for index, target in enumerate(classes):
+        plane = np.asarray(probabilities_cdhw[:, index], np.float32)
+        if regions is None and not np.allclose(plane.sum(axis=0), 1, atol=0.01):
+            raise EvaluationError(
+                f"{path}: its channels do not sum to 1, so they are no probabilities of classes; give the label map "
+                f"instead, or, where they are regions (--brats), the {REGIONS_FILE} that predict wrote beside them"
+            )
+        target[...] = decide(torch.from_numpy(plane), regions).numpy()
+    return classes
+
+
+def background(images: Path, case: str, geometry: Geometry) -> np.ndarray:
+    """The first channel of a case's scan. Raises VolumeError where it is missing or lies on another grid."""
+    files = [path for path in sorted(images.iterdir()) if is_volume(path)] if images.is_dir() else []
+    found = [path for path in files if stem(path) in (case, f"{case}_0000")]
+    if not found:
+        raise VolumeError(f"--images {images} has no scan named {case}")
+    image, other = read_volume(found[:1])
+    if fault := geometry.mismatch(other):
+        raise VolumeError(f"{found[0]} does not lie on the label's grid: {fault}")
+    return image[0]
