@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from settings import MainSettings, parse, run_command
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 where everything succeeded."""
-    settings = parse(MainSettings, argv, __doc__ or "")
     # Imported here: the loader's workers import this file anew, and need none of PyTorch, Lightning and MONAI.
-    from cli.modes import run
+    from cli.modes import PROGRAM
 
-    return run(settings)
+    mode, given = PROGRAM.parse(argv)
+    return mode.run(given)
 
 
 if __name__ == "__main__":
+    from cli.run import run_command
+
     run_command(main)

@@ -95,9 +95,11 @@ class Settings:
 
     Attributes:
         error: what faults are raised as.
+        refuses: flags that are not read where this group is, and why, where that says more than who does.
     """
 
     error: ClassVar[type[ValueError]] = SettingsError
+    refuses: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         if faults := [*self._field_faults(), *self.faults()]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cases.registry import is_own
-from cases.settings import Given, Settings, SettingsError
+from cases.settings import Given, Settings, SettingsError, shown
 from cli.config import read_config
 from cli.fields import Field, fields_of
 from cli.help import mode_help, overview, program_name
@@ -116,15 +116,23 @@ class Program:
 
     def _not_read(self, mode: Mode, groups: Sequence[type[Settings]], f: Field, argv: Sequence[str]) -> str:
         """Which variants, or which modes, read a flag that is not read here."""
+        for kind in groups:
+            if f.name in kind.refuses:
+                return f"--{f.name}: {kind.refuses[f.name]}"
+        if f.name in mode.refuses:
+            return f"--{f.name} is not for {mode.name}: {mode.refuses[f.name]}"
         for chooser in fields_of(groups):
             owners = [n for n, kinds in variant_groups(chooser).items() if f.name in _names(kinds)]
             if owners:
                 value = _parse_known([chooser], argv)[0].get(chooser.name, chooser.default)
                 flag = f"--{chooser.name}"
                 return f"--{f.name} is for {flag} {', '.join(owners)}: it and {flag} {value} exclude each other"
+        said = f"--{f.name}"
+        if f.choices or f.variants is not None:
+            said += f" {shown(_parse_known([f], argv)[0].get(f.name, ''))}".rstrip()
         readers = [other for other in self.modes if f.name in _names(with_all_variants(other.groups))]
         where = " or ".join(dict.fromkeys(reader.unlike(mode) for reader in readers))
-        return f"--{f.name} is not for {mode.name}: --{f.name} is for {where}"
+        return f"{said} is not for {mode.name}: {said} is for {where}"
 
 
 class _CommandLine:

@@ -21,6 +21,7 @@ class Mode:
         run: does it; the exit status.
         chosen_by: values of the flags that choose it, such as {"exec_mode": "train", "kind": "segmentation"}.
         faults: of several groups together, in words.
+        refuses: why it does not read a flag, where that says more than which modes do.
     """
 
     groups: tuple[type[Settings], ...]
@@ -29,6 +30,7 @@ class Mode:
     help: str = ""
     chosen_by: Mapping[str, Any] = field(default_factory=dict)
     faults: Callable[[Given], list[str]] = lambda given: []
+    refuses: Mapping[str, str] = field(default_factory=dict)
 
     def unlike(self, other: Mode) -> str:
         """The flags that choose this mode and not the other one."""

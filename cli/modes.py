@@ -1,227 +1,93 @@
-"""The modes of main.py: pre-train, train, evaluate, predict, and the benchmark of prediction."""
+"""The modes of main.py, and the flags that choose among them."""
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from pytorch_lightning import Callback, seed_everything
-from pytorch_lightning.callbacks import RichProgressBar
+from cases.settings import Given, Settings, SettingsError, setting
+from cli import benchmark, evaluate, predict, pretrain, train
+from cli.compose import Program
+from cli.mode import Mode
+from cli.presets import PRESETS
+from pretraining.genesis.sampling import assignments
 
-from cases.case import CaseError, list_cases
-from cases.splits import split
-from cli.assembly import (
-    build_class_module,
-    build_fabric,
-    build_module,
-    build_trainer,
-    checkpoint_of,
-    class_data_of,
-    data_of,
-    find_resumable,
-    fold_cases,
-    gpu_of,
-    load_plan,
-    loader_of,
-    open_log,
-    slices_of,
-    start_weights,
-    training_callbacks,
-    training_plan,
-    with_encoder,
-)
-from cli.fitting import fit
-from cli.pretraining import pretraining_of, write_scan_features
-from cli.segmenting import evaluate_list, source_of, write_predictions
-from data_loading.augmentation.pipeline import Augmentation
-from data_loading.module import VolumeDataModule, patch_loader
-from data_loading.sources.sampling import PlaceSettings
-from pretraining.genesis.loader import GenesisDataModule
-from pretraining.restoration import RestorationPictures
-from runtime.dllogger_backend import RunLogger
-from settings import MainSettings
-from training.callbacks import StopWatch, describe_latency, latency_summary
-from training.classification import write_scores
+MODES: tuple[Mode, ...] = (*pretrain.MODES, *train.MODES, *evaluate.MODES, *predict.MODES, *benchmark.MODES)
 
 
-def run(settings: MainSettings) -> int:
-    """Run the mode that the settings name; 0 where everything succeeded."""
-    settings = with_encoder(settings)
-    for library in ("pytorch_lightning", "lightning_fabric"):  # its tips and device lists tell users nothing
-        logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    classify = settings.kind == "classification"
-    mode = {
-        "pretrain": pretrain,
-        "train": train_classifier if classify else train,
-        "evaluate": evaluate_classifier if classify else evaluate,
-        "predict": predict,
-    }[settings.exec_mode]
-    return mode(settings)
+@dataclass(frozen=True, kw_only=True)
+class ModeSettings(Settings):
+    """What to run."""
 
-
-def pretrain(settings: MainSettings) -> int:
-    """Learn from unlabelled scans, by --method; the autoencoder ends by writing their features."""
-    seed_everything(settings.seed, verbose=False)
-    work = pretraining_of(settings)
-    module = work.module
-    resume = find_resumable(settings, module.plan)
-    start_weights(settings, module, module.plan, resume)
-    logger = open_log(settings, append=resume is not None)
-    callbacks = training_callbacks(settings, logger, f"{module.learns}-{{epoch}}-{{loss:.5f}}", "min")
-    trainer = build_trainer(settings, [*callbacks, RestorationPictures(settings.results, settings.picture_every)])
-    loading, device_id = loader_of(settings), gpu_of(trainer)
-    data = GenesisDataModule(work.train, work.validation, module.plan, loading, work.genesis, device_id)
-    fit(settings, trainer, module, data, (len(work.train.names), len(work.validation.names)), resume)
-    write_scan_features(settings, module, trainer)
-    return 0
-
-
-def train(settings: MainSettings) -> int:
-    """Train one fold; with --benchmark, measure its steps instead."""
-    plan = training_plan(settings)
-    if len(plan.labels) < 2:
-        raise CaseError(f"{settings.folder} has no labels: training a segmentation needs them")
-    train_cases, val_cases = fold_cases(settings)
-    resume = find_resumable(settings, plan)
-    seed_everything(settings.seed, verbose=False)
-    module = build_module(plan, settings)
-    module.new_layers = start_weights(settings, module, plan, resume)
-    logger = open_log(settings, append=resume is not None)
-    watch = StopWatch(settings.warmup, settings.batch_size)
-    callbacks: list[Callback] = [watch]
-    if not settings.benchmark:
-        callbacks = training_callbacks(settings, logger, "{epoch}-{dice:.2f}", "max")
-    trainer = build_trainer(settings, callbacks)
-    data = data_of(settings, plan, train_cases, val_cases, trainer)
-    fit(settings, trainer, module, data, (len(train_cases), len(val_cases)), resume)
-    if settings.benchmark:
-        if not watch.result:
-            raise CaseError(f"--train_batches leaves nothing to measure after --warmup {settings.warmup}")
-        report_benchmark(logger, "train", watch.result)
-    return 0
-
-
-def train_classifier(settings: MainSettings) -> int:
-    """Train one fold of a classification."""
-    plan = training_plan(settings)
-    resume = find_resumable(settings, plan)
-    seed_everything(settings.seed, verbose=False)
-    module = build_class_module(plan, settings)
-    module.new_layers = start_weights(settings, module, plan, resume)
-    logger = open_log(settings, append=resume is not None)
-    callbacks = training_callbacks(settings, logger, "classification-{epoch}-{loss:.4f}", "min")
-    trainer = build_trainer(settings, callbacks)
-    data = class_data_of(settings, module, trainer)
-    fit(settings, trainer, module, data, (len(data.train_cases), len(data.val_cases)), resume)
-    if trainer.is_global_zero and module.scores is not None:
-        write_scores(settings.results, module)
-    return 0
-
-
-def evaluate_classifier(settings: MainSettings) -> int:
-    """Accuracy, AUC and confusion matrix of a checkpoint on the fold's validation scans."""
-    checkpoint = checkpoint_of(settings, "classification")
-    checkpoint.check_plan(load_plan(settings), settings.folder)
-    module = build_class_module(checkpoint.plan, settings, checkpoint)
-    trainer = build_trainer(settings, [RichProgressBar()])
-    trainer.validate(module, datamodule=class_data_of(settings, module, trainer), verbose=False)
-    if trainer.is_global_zero:
-        open_log(settings).log(step=(), data=module.evaluation())
-        print(*write_scores(settings.results, module), sep="\n")
-    return 0
-
-
-def evaluate(settings: MainSettings) -> int:
-    """Dice of a checkpoint on the fold's validation cases, or on the scans of --img_list.
-
-    --save_preds writes the predictions of validation cases too.
-    """
-    if settings.img_list is not None:
-        return evaluate_list(settings, source_of(settings))
-    checkpoint = checkpoint_of(settings)
-    checkpoint.check_plan(load_plan(settings), settings.folder)
-    _, val_cases = split(list_cases(settings.folder), settings.nfolds, settings.fold)
-    module = build_module(checkpoint.plan, settings, checkpoint)
-    trainer = build_trainer(settings, [RichProgressBar()])
-    data = VolumeDataModule(settings.folder, checkpoint.plan, val_cases, gpu_of(trainer))
-    trainer.validate(module, datamodule=data, verbose=False)
-    if trainer.is_global_zero:
-        open_log(settings, append=True).log(step=(), data=module.evaluation())
-        print(module.said)
-    if settings.save_preds:
-        return write_predictions(settings, checkpoint, val_cases)
-    return 0
-
-
-def predict(settings: MainSettings) -> int:
-    """Label maps of raw scans (--input) or of a preprocessed folder, on each scan's own grid."""
-    if settings.benchmark:
-        return benchmark_predict(settings)
-    if settings.input is not None:
-        return write_predictions(settings, source_of(settings), None)
-    checkpoint = checkpoint_of(settings)
-    checkpoint.check_plan(load_plan(settings), settings.folder)
-    cases = list_cases(settings.folder)
-    if settings.folder.name == "val":  # holds every training case; the fold's validation cases are unseen
-        _, cases = split(cases, settings.nfolds, settings.fold)
-    if not cases:
-        raise CaseError(f"{settings.folder} holds no cases: run preprocess.py --exec_mode test first")
-    return write_predictions(settings, checkpoint, cases)
-
-
-def benchmark_predict(settings: MainSettings) -> int:
-    """Throughput of the network on patches, loading included: one pass to warm up, one to measure.
-
-    Without a checkpoint the plan's network runs with random weights: their values cost no time.
-    """
-    checkpoint = checkpoint_of(settings) if settings.ckpt_path else None
-    plan = checkpoint.plan if checkpoint else load_plan(settings)
-    fabric = build_fabric(settings)
-    module = build_module(plan, settings, checkpoint)
-    network = fabric.to_device(module.network).eval()
-    steps = settings.test_batches or 200
-    loader = patch_loader(
-        settings.folder,
-        plan,
-        list_cases(settings.folder),
-        replace(loader_of(settings), steps_per_epoch=steps, train_batches=0),
-        Augmentation(),
-        places=PlaceSettings(oversampling=settings.oversampling),
-        slices=slices_of(settings),
-        constant=settings.constant_batch,
-        device_id=fabric.device.index if fabric.device.type == "cuda" else None,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
+    exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run")
+    kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train or evaluate")
+    benchmark: bool = setting(False, "measure throughput and latency instead of learning or predicting", kept=False)
+    preset: (
+        Literal[
+            "models_genesis",
+            "genesis_nnunet",
+            "semantic_autoencoder",
+            "semantic_genesis",
+            "medicalnet",
+            "medicalnet_conv_seg",
+        ]
+        | None
+    ) = setting(
+        None,
+        "published settings of a pre-training, or of MedicalNet's fine-tuning; flags and --config win over them",
+        kept=False,
     )
-    times: list[float] = []
-    waited = 0.0
-    with loader, torch.inference_mode(), fabric.autocast():
-        for measured in (False, True):
-            last = time.perf_counter()
-            for step, batch in enumerate(loader):
-                network(batch["image"])
-                if fabric.device.type == "cuda":
-                    torch.cuda.synchronize(fabric.device)
-                now = time.perf_counter()
-                if measured and step >= settings.warmup:
-                    times.append(now - last)
-                else:
-                    waited = loader.wait_seconds
-                last = now
-    if not times:
-        raise CaseError(f"--test_batches {steps} leaves nothing to measure after --warmup {settings.warmup}")
-    if fabric.is_global_zero:
-        images = settings.batch_size * fabric.world_size
-        result = latency_summary("predict", times, images)
-        result["data_wait_predict"] = 100 * (loader.wait_seconds - waited) / sum(times)
-        report_benchmark(open_log(settings), "predict", result)
-    return 0
+    config: Path | None = setting(None, "TOML or JSON file with settings; flags win over it", kept=False)
 
 
-def report_benchmark(logger: RunLogger, mode: str, result: dict[str, float]) -> None:
-    describe_latency(logger, mode)
-    logger.log(step=(), data=result)
+def choose(values: Mapping[str, Any]) -> Mode:
+    """The mode of these values of ModeSettings. Raises SettingsError for a combination that there is not."""
+    mode, kind, preset = values["exec_mode"], values["kind"], values["preset"]
+    if preset is not None and (meant := PRESETS[preset]["exec_mode"]) != mode:
+        raise SettingsError(f"--preset {preset} is for --exec_mode {meant}")
+    if kind == "classification" and mode not in ("train", "evaluate"):
+        raise SettingsError(f"--kind classification is for --exec_mode train and evaluate, not {mode}")
+    if values["benchmark"] and (kind == "classification" or mode not in ("train", "predict")):
+        raise SettingsError("--benchmark is for a segmentation's --exec_mode train and predict")
+    wanted = {name: values[name] for name in ("exec_mode", "kind", "benchmark")}
+    return next(found for found in MODES if found.chosen_by == wanted)
+
+
+def rewrite(argv: Sequence[str]) -> list[str]:
+    """``--genesis name=value ...``, as earlier versions had it, to ``--name value ...``."""
+    out: list[str] = []
+    texts = list(argv)
+    while texts:
+        text = texts.pop(0)
+        if text != "--genesis":
+            out.append(text)
+            continue
+        given: list[str] = []
+        while texts and not texts[0].startswith("-"):
+            given.append(texts.pop(0))
+        for name, value in assignments(given).items():
+            out += _as_flag(name, value)
+    return out
+
+
+def _as_flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+
+
+PROGRAM = Program(
+    description="Pre-train, train, evaluate and predict: from scans to label maps in each scan's own geometry.",
+    modes=MODES,
+    selectors=(ModeSettings,),
+    choose=choose,
+    presets=PRESETS,
+    rewrite=rewrite,
+)
+
+
+def parse_main(argv: Sequence[str] | None = None) -> Given:
+    """The settings that main.py would run with."""
+    return PROGRAM.parse(argv)[1]

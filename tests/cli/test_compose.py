@@ -137,7 +137,7 @@ def test_all_faults_come_in_one_message() -> None:
     message = fault("--degrees", 0, "--degree", 3, "--taste", "soft")
     assert "--degrees 0 is not above 0" in message
     assert "unrecognized arguments: --degree: did you mean --degrees?" in message
-    assert "--taste is not for --what bake: --taste is for --what eat" in message
+    assert "--taste soft is not for --what bake: --taste soft is for --what eat" in message
 
 
 def test_settings_of_the_variant_in_use_are_flags_and_no_others() -> None:
