@@ -26,7 +26,7 @@ from nvidia.dali import math as dmath
 
 from cases.case import CaseInfo, Intensity, list_cases, write_case
 from cases.plan import Normalization, Plan
-from cases.volume import Geometry
+from cases.volumes import Geometry
 from data_loading.loader import dali_threads
 from data_loading.module import LoaderSettings, patch_loader
 from data_loading.sources.sampling import EFFECTS, AugmentationSettings

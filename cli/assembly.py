@@ -15,10 +15,11 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from cases import splits
 from cases.case import list_cases
 from cases.plan import PLAN_FILE, Plan, PlanError
 from cases.regions import brats_regions
-from cases.splits import draw_cases, split
+from cases.splits import TrainingFoldSettings
 from data_loading.classes import ClassDataModule, read_classes
 from data_loading.module import LoaderSettings, SegmentationDataModule
 from data_loading.sources.sampling import AugmentationSettings
@@ -80,10 +81,8 @@ def training_plan(settings: MainSettings) -> Plan:
 
 def fold_cases(settings: MainSettings) -> tuple[list[str], list[str]]:
     """The fold's training cases, as many as --train_cases lets, and its validation cases."""
-    train_cases, val_cases = split(list_cases(settings.folder), settings.nfolds, settings.fold)
-    if settings.train_cases is not None:
-        train_cases = draw_cases(train_cases, settings.train_cases, settings.seed)
-    return train_cases, val_cases
+    fold = TrainingFoldSettings(nfolds=settings.nfolds, fold=settings.fold, train_cases=settings.train_cases)
+    return splits.fold_cases(settings.folder, fold, seed=settings.seed)
 
 
 def start_weights(settings: MainSettings, module: LearningModule, plan: Plan, resume: Path | None) -> frozenset[str]:
