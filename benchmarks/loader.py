@@ -26,7 +26,7 @@ from nvidia.dali import math as dmath
 
 from cases.case import CaseInfo, Intensity, list_cases, write_case
 from cases.plan import Normalization, Plan
-from cases.volume import Geometry
+from cases.volumes import Geometry
 from data_loading.augmentation.pipeline import EFFECTS, Augmentation
 from data_loading.dali import dali_threads
 from data_loading.module import LoaderSettings, patch_loader

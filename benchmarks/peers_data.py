@@ -19,7 +19,7 @@ from benchmarks.loader import LoaderBenchmark, interleave, make_volumes
 from benchmarks.peers import Comparison, compare, take_turns
 from cases.case import list_cases
 from cases.plan import Normalization, Plan
-from cases.volume import Geometry, write_volume
+from cases.volumes import Geometry, write_volume
 from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import LoaderSettings, patch_loader
 from data_preprocessing.layouts.dataset import Scan

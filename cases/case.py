@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.volume import Geometry
+from cases.volumes.geometry import Geometry
 
 CASE_VERSION = 1
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]

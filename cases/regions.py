@@ -6,9 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from cases.files import write_json
+from cases.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 
 REGIONS_FILE = "regions.json"  # beside probabilities whose channels are regions
 
@@ -31,16 +39,42 @@ class Regions:
     members: tuple[tuple[int, ...], ...]
     values: tuple[int, ...]
 
-    def channels(self, label: Tensor) -> Tensor:
-        """(N, 1, ...) class values to (N, R, ...) booleans."""
-        return torch.cat([torch.isin(label, label.new_tensor(group)) for group in self.members], dim=1)
+    def channels(self, label: ArrayOrTensor) -> ArrayOrTensor:
+        """(N, 1, ...) class values to (N, R, ...) booleans, as arrays or as tensors of the label's device."""
+        members: Any = self._members()
+        if isinstance(label, np.ndarray):
+            return members[:, label[:, 0]].swapaxes(0, 1)
+        no_voxel: Any = label.flatten()[:0] > 0  # a boolean tensor of the same device, without importing torch
+        return no_voxel.new_tensor(members)[:, label[:, 0].long()].transpose(0, 1)
 
-    def label(self, inside: Tensor) -> Tensor:
+    def _members(self) -> np.ndarray:
+        """(R, 256) booleans: whether a class value belongs to a region."""
+        table = np.zeros((len(self.members), 256), bool)
+        for row, group in zip(table, self.members, strict=True):
+            row[list(group)] = True
+        return table
+
+    def label(self, inside: ArrayOrTensor) -> ArrayOrTensor:
         """(R, ...) booleans to (...) uint8 class values: inner regions overwrite outer ones."""
-        label = torch.zeros(inside.shape[1:], dtype=torch.uint8, device=inside.device)
+        outer: Any = inside[0]
+        label: Any = outer.astype(np.uint8) if isinstance(outer, np.ndarray) else outer.byte()
+        label[...] = 0
         for mask, value in zip(inside, self.values, strict=True):
             label[mask] = value
         return label
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSettings(Settings):
+    """Regions in the place of classes."""
+
+    brats: bool = setting(
+        False, "BraTS regions (whole tumour, tumour core, enhancing tumour) in loss, metrics and inference"
+    )
+
+    def regions(self, labels: Sequence[str]) -> Regions | None:
+        """Those of a dataset with these class names, or None. Raises RegionError as :func:`brats_regions`."""
+        return brats_regions(labels) if self.brats else None
 
 
 def brats_regions(labels: Sequence[str]) -> Regions:
@@ -74,7 +108,7 @@ def write_regions(folder: Path, regions: Regions | None) -> None:
     if regions is None:
         path.unlink(missing_ok=True)
     else:
-        path.write_text(json.dumps(asdict(regions), indent=1) + "\n", encoding="utf-8")
+        write_json(path, asdict(regions))
 
 
 def read_regions(folder: Path) -> Regions | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +65,31 @@ class Registry(Generic[T]):
             raise RegistryError(f"{name} is no {self.kind}: it has no {', '.join(missing)}; see docs/extending.md")
         return found
 
+    def make(self, name: str) -> Any:
+        """What the entry makes when it is called without arguments. Raises RegistryError where it cannot be."""
+        entry: Any = self.get(name)
+        try:
+            return entry()
+        except Exception as error:  # an own class may fail in any way
+            raise RegistryError(
+                f"{name} is no {self.kind}: it is not made without arguments ({type(error).__name__}: {error})"
+            ) from error
+
+    def stored(self, name: str, own: Sequence[str] = ()) -> T:
+        """The entry that a file names, such as a plan: of the table, or one of the ``own`` of the command line.
+
+        A file makes no code run by itself. It names an own variant as :func:`stored_name` does.
+        """
+        for given in own:
+            if stored_name(given) == name:
+                return self.get(given)
+        if is_own(name):
+            raise RegistryError(
+                f"{self.kind} {name} is a user's own, which a file alone does not start: give --{self.kind} with the "
+                f"file that defines it, such as --{self.kind} path/to/{name.replace(':', '.py:', 1)}"
+            )
+        return self.get(name)
+
     def settings_of(self, name: str) -> tuple[type[Settings], ...]:
         """The groups of settings that an entry reads, mostly one; none where it reads none."""
         found: Any = getattr(self.get(name), "settings", ())
@@ -77,6 +102,18 @@ class Registry(Generic[T]):
 def is_own(name: str) -> bool:
     """Whether a name is that of a user's own object, ``module:object`` or ``file.py:object``."""
     return ":" in name
+
+
+def absolute(name: str) -> str:
+    """The same name from any working directory, as other processes need it."""
+    where, _, attribute = name.rpartition(":")
+    return f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
+
+
+def stored_name(name: str) -> str:
+    """The name that files hold: ``folder/file.py:object`` becomes ``file:object``, others stay."""
+    where, _, attribute = name.rpartition(":")
+    return f"{Path(where).stem}:{attribute}" if where.endswith(".py") else name
 
 
 def load_object(name: str) -> Any:

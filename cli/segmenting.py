@@ -15,7 +15,7 @@ from torch import Tensor
 from cases.case import has_label, open_array, read_info
 from cases.plan import Plan
 from cases.regions import Regions, write_regions
-from cases.volume import read_label, turn_axes
+from cases.volumes import read_label, turn_axes
 from cli.assembly import build_fabric, build_module, checkpoint_of, flipped_axes, open_log
 from data_preprocessing.crop import crop
 from data_preprocessing.layouts.dataset import DatasetError, read_img_list

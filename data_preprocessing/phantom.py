@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from cases.volume import Geometry, write_volume
+from cases.volumes import Geometry, write_volume
 
 LABELS = ("background", "organ", "lesion")
 CT_HU = {"air": -1000.0, "body": 40.0, "organ": 130.0, "lesion": 250.0, "vessel": 320.0, "lung": -850.0}

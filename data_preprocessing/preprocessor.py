@@ -18,7 +18,7 @@ import numpy as np
 
 from cases.case import Box, CaseError, CaseInfo, Intensity, open_array, read_info, write_case
 from cases.plan import Plan
-from cases.volume import Geometry
+from cases.volumes import Geometry
 from data_preprocessing.crop import crop, nonzero_box, pad_to
 from data_preprocessing.layouts.dataset import Scan, array_faults, read_scan
 from data_preprocessing.normalize import normalize, stored_range

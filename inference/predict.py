@@ -15,7 +15,7 @@ from cases.case import CaseInfo, open_array, read_info
 from cases.files import write_array
 from cases.plan import Plan
 from cases.regions import Regions
-from cases.volume import write_volume
+from cases.volumes import write_volume
 from data_preprocessing.layouts.dataset import Scan, read_scan
 from data_preprocessing.preprocessor import prepare
 from inference.restore import Prediction, restore

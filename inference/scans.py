@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cases.volume import SUFFIXES, VolumeError, is_volume, stem
+from cases.volumes import VolumeError, is_volume, known_formats, stem
 from data_preprocessing.layouts.dataset import CHANNEL_SUFFIX, Scan, find_scans
 
 DICOM_SUFFIXES = (".dcm", ".ima", "")
@@ -23,7 +23,7 @@ def input_scans(source: Path, *, channels: int = 1) -> list[Scan]:
         DatasetError: where two files would be one case.
     """
     source = Path(source)
-    known = f"(known: {', '.join(SUFFIXES)} and DICOM folders)"
+    known = f"(known: {known_formats()})"
     if not source.exists():
         raise VolumeError(f"{source} does not exist: --input is an image file or a folder of them")
     if source.is_file():

@@ -13,7 +13,7 @@ import pytest
 
 from cases.case import CaseInfo, Intensity, write_case
 from cases.plan import Normalization, Plan
-from cases.volume import Geometry
+from cases.volumes import Geometry
 
 SHAPE_DHW = (12, 16, 20)  # asymmetric, so that swapped axes fail
 

@@ -8,7 +8,7 @@ import evaluate
 from cases.case import write_case
 from cases.plan import Normalization, Plan
 from cases.regions import brats_regions, write_regions
-from cases.volume import Geometry, write_volume
+from cases.volumes import Geometry, write_volume
 from data_preprocessing.preprocessor import prepare
 from inference.pairs import EvaluationError
 

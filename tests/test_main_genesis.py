@@ -12,7 +12,7 @@ import main
 import preprocess
 from cases.case import list_cases
 from cases.plan import Plan
-from cases.volume import Geometry, read_label, read_volume, write_volume
+from cases.volumes import Geometry, read_label, read_volume, write_volume
 from data_preprocessing.phantom import Phantom, write_dataset
 from settings import MainSettings, SettingsError, parse, run_command
 

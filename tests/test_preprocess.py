@@ -12,7 +12,7 @@ import pytest
 
 from cases.case import list_cases, open_array, read_info
 from cases.plan import Plan
-from cases.volume import Geometry, write_volume
+from cases.volumes import Geometry, write_volume
 from data_preprocessing.phantom import Phantom, draw, write_dataset
 from preprocess import main
 

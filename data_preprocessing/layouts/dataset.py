@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cases.volume import Geometry, VolumeError, is_volume, read_label, read_volume, stem, turn_axes
+from cases.volumes import Geometry, VolumeError, is_volume, read_label, read_volume, stem, turn_axes
 
 DATASET_FILE = "dataset.json"
 UNLABELLED = ("background",)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cases.case import Intensity
 from cases.files import write_array
-from cases.volume import VolumeError, is_volume, read_volume, stem
+from cases.volumes import VolumeError, is_volume, read_volume, stem
 
 LOOKAHEAD = 3  # slices that the tissue filter looks through, the voxel's own among them
 CUBE_FILE = re.compile(r"bat_(\d+)_s_(\d+)x(\d+)x(\d+)_(\w+)\.npy")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cases.plan import Normalization, Plan
-from cases.volume import Geometry, read_label, read_volume
+from cases.volumes import Geometry, read_label, read_volume
 from data_preprocessing.crop import crop, uncrop, unpad
 from data_preprocessing.phantom import Phantom, draw
 from data_preprocessing.preprocessor import PrepareError, prepare, sample_foreground

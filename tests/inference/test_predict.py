@@ -4,7 +4,7 @@ import torch
 
 from cases.case import write_case
 from cases.plan import Normalization, Plan
-from cases.volume import Geometry, VolumeError, read_label, write_volume
+from cases.volumes import Geometry, VolumeError, read_label, write_volume
 from data_preprocessing.preprocessor import prepare
 from inference.predict import PredictSettings, predict_scans, predict_stored
 from inference.scans import input_scans

@@ -5,7 +5,7 @@ import torch
 from cases.case import CaseInfo
 from cases.plan import Normalization, Plan
 from cases.regions import brats_regions
-from cases.volume import Geometry
+from cases.volumes import Geometry
 from data_preprocessing.preprocessor import prepare
 from data_preprocessing.resample import resample_image
 from inference import restore as restore_module

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cases.volume import VolumeError
+from cases.volumes import VolumeError
 from data_preprocessing.layouts.dataset import DatasetError, array_faults, find_scans, read_dataset, read_scan
 from data_preprocessing.phantom import Phantom, write_dataset
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 import preprocess
 from cases.case import open_array, read_info
 from cases.plan import Plan
-from cases.volume import write_volume
+from cases.volumes import write_volume
 from data_preprocessing.layouts.dataset import DatasetError, Scan, read_dataset, read_img_list, read_scan
 from data_preprocessing.recipes.medicalnet import resize_nearest, standardise, training_box
 

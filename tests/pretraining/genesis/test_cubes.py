@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cases.case import Intensity
-from cases.volume import Geometry, write_volume
+from cases.volumes import Geometry, write_volume
 from pretraining.genesis import cubes as cu
 
 SHARED = Path(__file__).parents[3].parent / "shared"
@@ -186,7 +186,7 @@ def test_stored_intensities_to_unit() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is absent")
 def test_real_scans_give_no_lung_cubes_but_many_without_the_filter() -> None:
-    from cases.volume import read_volume
+    from cases.volumes import read_volume
 
     image, _ = read_volume([SHARED / "data/ct_unlabelled/thorax_3mm.nii.gz"])
     settings = cu.CubeSettings(scale=4, attempts=10)

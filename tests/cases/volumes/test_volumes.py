@@ -1,18 +1,25 @@
 """Files to arrays and back: axes, channels, affines, and what is refused."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 
-from cases.volume import (
+from cases.registry import RegistryError
+from cases.volumes import (
     Geometry,
     VolumeError,
+    case_files,
+    formats_in_use,
     is_volume,
-    read_geometry,
     read_label,
     read_volume,
     stem,
+    use_formats,
     write_volume,
 )
 
@@ -56,7 +63,7 @@ def test_depth_is_the_last_axis_of_nifti(tmp_path):
 def test_metaimage_and_nifti_tell_the_same_place(tmp_path):
     write_volume(tmp_path / "a.nii.gz", ramp(), geometry())
     SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / "a.mha"))
-    assert geometry().mismatch(read_geometry(tmp_path / "a.mha")) is None
+    assert geometry().mismatch(read_volume([tmp_path / "a.mha"])[1]) is None
 
 
 def test_channels_of_one_file_and_of_several(tmp_path):
@@ -135,3 +142,93 @@ def test_names(tmp_path):
     assert not is_volume(tmp_path / "._case.nii.gz")
     with pytest.raises(VolumeError, match="must end in one of"):
         write_volume(tmp_path / "a.png", ramp(), geometry())
+
+
+OWN = """
+import numpy as np
+
+from cases.volumes.format import Format
+from cases.volumes.geometry import Geometry
+
+
+class Raw(Format):
+    suffixes = (".npy",)
+
+    def read(self, path):
+        array = np.load(path)
+        return array[None], Geometry.of(array.shape, (1, 1, 1), np.eye(4))
+
+
+class Flat(Raw):
+    suffixes = (".flat.npy",)
+
+    def read(self, path):
+        return np.load(path), super().read(path)[1]
+
+
+class Broken(Raw):
+    suffixes = (".broken.npy",)
+
+    def read(self, path):
+        return {}["voxels"]
+
+
+class Nothing:
+    pass
+
+
+class Choosy(Raw):
+    def __init__(self, what):
+        pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own_volume_formats.py"
+    path.write_text(OWN)
+    yield path
+    use_formats(())
+    sys.modules.pop(path.stem, None)
+    sys.path.remove(str(tmp_path))
+
+
+def test_an_own_format_is_asked_first(own, tmp_path):
+    np.save(tmp_path / "a.npy", ramp())
+    assert not is_volume(tmp_path / "a.npy")
+    use_formats([f"{own}:Raw"])
+    assert formats_in_use() == (f"{own}:Raw",)
+    assert is_volume(tmp_path / "a.npy") and stem(tmp_path / "a.npy") == "a"
+    assert case_files(tmp_path) == {"a": tmp_path / "a.npy"}
+    image, where = read_volume([tmp_path / "a.npy"])
+    assert np.array_equal(image, ramp()[None]) and where.shape_dhw == SHAPE
+    with pytest.raises(VolumeError, match=r"must end in one of \.nii\.gz, \.nii, \.mha"):
+        write_volume(tmp_path / "b.npy", ramp(), geometry())
+    use_formats(())
+    assert not is_volume(tmp_path / "a.npy")
+
+
+def test_own_formats_that_cannot_be_used_are_one_message(own, tmp_path):
+    for name in ("a.flat.npy", "a.broken.npy"):
+        np.save(tmp_path / name, ramp())
+    for name, message in {
+        "Nothing": "is no format: it has no suffixes, owns, read",
+        "Choosy": "is no format: it is not made without arguments",
+        "Row": "defines no Row; did you mean Raw",
+    }.items():
+        with pytest.raises(RegistryError, match=message):
+            use_formats([f"{own}:{name}"])
+    use_formats([f"{own}:Flat", f"{own}:Broken"])
+    with pytest.raises(VolumeError, match=r"Flat read an array of shape \(12, 16, 20\) for a grid of \(12, 16, 20\)"):
+        read_volume([tmp_path / "a.flat.npy"])
+    with pytest.raises(VolumeError, match=r"Broken cannot read it \(KeyError: 'voxels'\)"):
+        read_volume([tmp_path / "a.broken.npy"])
+
+
+def test_reading_nifti_imports_no_simpleitk(tmp_path):
+    write_volume(tmp_path / "a.nii.gz", ramp(), geometry())
+    code = "import sys; from pathlib import Path; from cases.volumes import read_volume; "
+    code += f"read_volume([Path({str(tmp_path / 'a.nii.gz')!r})]); print('SimpleITK' in sys.modules)"
+    root = Path(__file__).parents[3]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
