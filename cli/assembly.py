@@ -31,7 +31,15 @@ from nets.weights.matching import load_pretrained
 from runtime.affinity import bind_rank
 from runtime.dllogger_backend import FILE_ONLY, RunLogger
 from settings import MainSettings, as_json, preprocessed_folder
-from training.checkpoint import LAST, Checkpoint, CheckpointError, Kind, SaveSettings, read_checkpoint
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Kind,
+    SaveSettings,
+    StartSettings,
+    find_resumable,
+    read_checkpoint,
+)
 from training.classification import ClassificationModule, ClassificationSettings
 from training.compilation import CompileSettings
 from training.fitting import FitSettings, build_trainer, fit, training_arguments, training_callbacks
@@ -163,26 +171,19 @@ def with_encoder(settings: MainSettings) -> MainSettings:
     return replace(settings, encoder=f"resnet{depth}", shortcut=settings.shortcut or shortcut)
 
 
-def find_resumable(settings: MainSettings, plan: Plan) -> Path | None:
-    """The checkpoint that --resume_training continues from.
-
-    Raises:
-        CheckpointError: where there is none, or where its run had other settings or another plan; for a run that
-            begins anew and would replace the last checkpoint of another.
-    """
-    last = group(SaveSettings, settings).folder(settings.results) / LAST
-    if not settings.resume_training:
-        if last.is_file() and settings.save_ckpt and not settings.benchmark:
-            raise CheckpointError(
-                f"{last} belongs to an earlier run, which this one would replace: --resume_training goes on with it; "
-                "to begin anew, give another --results or remove the file"
-            )
+def resumable(settings: MainSettings, plan: Plan, kind: Kind) -> Path | None:
+    """The checkpoint that --resume_training continues from; None for a new run, and for a benchmark."""
+    if settings.benchmark and not settings.resume_training:
         return None
-    path = settings.ckpt_path or last
-    checkpoint = read_checkpoint(path)
-    checkpoint.check_run(run_groups(settings))
-    checkpoint.check_plan(plan, settings.cubes or settings.folder)
-    return path
+    return find_resumable(
+        group(SaveSettings, settings),
+        group(StartSettings, settings),
+        run_groups(settings),
+        kind=kind,
+        plan=plan,
+        cases=settings.cubes or settings.folder,
+        results=settings.results,
+    )
 
 
 def network_of(settings: MainSettings) -> NetworkSettings:

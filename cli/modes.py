@@ -21,7 +21,6 @@ from cli.assembly import (
     checkpoint_of,
     class_data_of,
     data_of,
-    find_resumable,
     fit_with,
     fold_cases,
     gpu_of,
@@ -29,6 +28,7 @@ from cli.assembly import (
     load_plan,
     loader_of,
     open_log,
+    resumable,
     start_weights,
     trainer_of,
     training_of,
@@ -72,7 +72,7 @@ def pretrain(settings: MainSettings) -> int:
     seed_everything(settings.seed, verbose=False)
     work = pretraining_of(settings)
     module = work.module
-    resume = find_resumable(settings, module.plan)
+    resume = resumable(settings, module.plan, module.learns)
     start_weights(settings, module, module.plan, resume)
     logger = open_log(settings, append=resume is not None)
     trainer = training_of(settings, module, logger, RestorationPictures(settings.results, settings.picture_every))
@@ -89,7 +89,7 @@ def train(settings: MainSettings) -> int:
     if len(plan.labels) < 2:
         raise CaseError(f"{settings.folder} has no labels: training a segmentation needs them")
     train_cases, val_cases = fold_cases(settings)
-    resume = find_resumable(settings, plan)
+    resume = resumable(settings, plan, "segmentation")
     seed_everything(settings.seed, verbose=False)
     module = build_module(plan, settings)
     module.new_layers = start_weights(settings, module, plan, resume)
@@ -129,7 +129,7 @@ def benchmark_train(
 def train_classifier(settings: MainSettings) -> int:
     """Train one fold of a classification."""
     plan = training_plan(settings)
-    resume = find_resumable(settings, plan)
+    resume = resumable(settings, plan, "classification")
     seed_everything(settings.seed, verbose=False)
     module = build_class_module(plan, settings)
     module.new_layers = start_weights(settings, module, plan, resume)
