@@ -229,3 +229,41 @@ def read_checkpoint(path: Path) -> Checkpoint:
         n_outputs=content["n_outputs"],
         kind=content["kind"],
     )
+
+
+def find_resumable(
+    save: SaveSettings,
+    start: StartSettings,
+    groups: Iterable[Settings],
+    *,
+    kind: Kind,
+    plan: Plan,
+    cases: Path,
+    results: Path,
+) -> Path | None:
+    """The checkpoint that --resume_training continues from; None for a run that begins anew.
+
+    Args:
+        groups: all settings of the run at hand.
+        kind: what it learns.
+        plan: of its cases.
+        cases: the folder that holds them, for the message.
+        results: the run's folder.
+
+    Raises:
+        CheckpointError: where there is none, or where its run had other settings or another plan; for a run that
+            begins anew and would replace the last checkpoint of another.
+    """
+    last = save.folder(results) / LAST
+    if not save.resume_training:
+        if last.is_file() and save.save_ckpt:
+            raise CheckpointError(
+                f"{last} belongs to an earlier run, which this one would replace: --resume_training goes on with it; "
+                "to begin anew, give another --results or remove the file"
+            )
+        return None
+    checkpoint = read_checkpoint(start.ckpt_path or last)
+    checkpoint.check_run(groups)
+    checkpoint.check_kind(kind)
+    checkpoint.check_plan(plan, cases)
+    return checkpoint.path

@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from cases.plan import Plan
 from cases.settings import Settings, as_json, setting
 from nets.dynamic_unet import NetworkSettings
 from tests.conftest import make_plan
-from training.checkpoint import Checkpoint, CheckpointError, SaveSettings, WholeFiles
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Kind,
+    SaveSettings,
+    StartSettings,
+    WholeFiles,
+    describe,
+    find_resumable,
+)
 from training.fitting import FitSettings
 from training.losses import LossSettings
 from training.losses.dice_ce import VoxelTermSettings
@@ -96,3 +106,35 @@ def test_former_names_and_forms_are_understood() -> None:
 def test_checkpoints_lie_below_their_own_folder_or_the_results() -> None:
     assert SaveSettings().folder(Path("/results")) == Path("/results/checkpoints")
     assert SaveSettings(ckpt_store_dir=Path("/kept")).folder(Path("/results")) == Path("/kept/checkpoints")
+
+
+def written_run(folder: Path, *groups: Settings) -> Plan:
+    plan = make_plan()
+    content = describe("segmentation", plan, NetworkSettings(), 3, as_json(*groups))
+    WholeFiles().save_checkpoint(content | {"state_dict": {}}, folder / "checkpoints" / "last.ckpt")
+    return plan
+
+
+def test_a_run_continues_from_its_own_last_checkpoint_alone(tmp_path: Path) -> None:
+    def find(save: SaveSettings, kind: Kind = "segmentation", start: StartSettings | None = None) -> Path | None:
+        groups = (OptimizationSettings(), save)
+        where = {"plan": plan, "cases": tmp_path, "results": tmp_path}
+        return find_resumable(save, start or StartSettings(), groups, kind=kind, **where)  # type: ignore[arg-type]
+
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    plan = make_plan()
+    assert find(SaveSettings()) is None
+    with pytest.raises(CheckpointError, match=r"last\.ckpt does not exist"):
+        find(SaveSettings(resume_training=True))
+    plan = written_run(tmp_path, OptimizationSettings(), SaveSettings())
+    assert find(SaveSettings(resume_training=True)) == last
+    assert find(SaveSettings(save_ckpt=False)) is None
+    with pytest.raises(CheckpointError, match="belongs to an earlier run, which this one would replace"):
+        find(SaveSettings())
+    with pytest.raises(CheckpointError, match="holds a network for segmentation, not classification"):
+        find(SaveSettings(resume_training=True), "classification")
+    elsewhere = last.rename(tmp_path / "kept.ckpt")
+    assert find(SaveSettings(resume_training=True), start=StartSettings(ckpt_path=elsewhere)) == elsewhere
+    plan = plan.with_(spacing_mm=(2.0, 1.0, 1.0))
+    with pytest.raises(CheckpointError, match="was trained under another plan"):
+        find(SaveSettings(resume_training=True), start=StartSettings(ckpt_path=elsewhere))
