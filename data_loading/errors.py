@@ -1,4 +1,4 @@
-"""The error of all that loads."""
+"""What goes wrong while loading, as one line that a user can act upon."""
 
 from __future__ import annotations
 
