@@ -217,7 +217,9 @@ def test_settings_that_contradict_each_other_are_named(argv, message, capsys):
 
 
 def test_wrong_transformation_settings_are_one_line(root, tmp_path):
-    assert pretrain(root / "ct_3d", tmp_path, "--methods", "blur").startswith("error: Genesis: blur is not a method")
+    assert pretrain(root / "ct_3d", tmp_path, "--methods", "blur").startswith(
+        "error: --transformations blur cannot be used: blur is not a method"
+    )
     with pytest.raises(SettingsError, match=r"not in 0\.\.100 percent"):
         MainSettings(min_coverage=120)
 

@@ -1,9 +1,8 @@
 """The Genesis transformations of one channel on the CPU, compiled.
 
 Kernels take one (D, H, W) float32 patch, release the GIL and use a single thread, so that reading
-workers run them side by side. Randomness is a counter hash: whatever a window or a voxel draws is a
-function of a 64-bit seed and its own number, which genesis_torch.py evaluates alike on the device.
-The mixing constants are those of Chris Wellons' hash prospector (public domain).
+workers run them side by side. Randomness is a counter hash (data_loading/hashing.py): whatever a window or a
+voxel draws is a function of a 64-bit seed and its own number, which triton_kernels.py evaluates alike.
 """
 
 from __future__ import annotations
@@ -15,33 +14,10 @@ from numba import njit
 from numba import uint32 as u32
 from scipy.ndimage import gaussian_filter1d
 
+from data_loading.hashing import hash_word, mix, uniform
+
 TABLE_STEPS = 4096  # of a curve's table: within 1e-3 for 99 curves in 100, 3e-3 where one starts all but upright
 CURVE_POINTS = 4 * TABLE_STEPS  # points of the curve that the table is read from
-WORD = 0xFFFFFFFF
-
-
-def words(seed: int) -> tuple[np.uint32, np.uint32]:
-    """The two halves of a 64-bit seed, low first."""
-    return np.uint32(seed & WORD), np.uint32((seed >> 32) & WORD)
-
-
-@njit(inline="always")
-def _mix(x):  # type: ignore[no-untyped-def]
-    x = u32(x ^ u32(x >> u32(16)))
-    x = u32(x * u32(0x21F0AAAD))
-    x = u32(x ^ u32(x >> u32(15)))
-    x = u32(x * u32(0x735A2D97))
-    return u32(x ^ u32(x >> u32(15)))
-
-
-@njit(inline="always")
-def _hash(counter, low, high):  # type: ignore[no-untyped-def]
-    return _mix(u32(_mix(u32(u32(counter) ^ low)) + high))
-
-
-@njit(inline="always")
-def _uniform(counter, low, high):  # type: ignore[no-untyped-def]
-    return np.float32(_hash(counter, low, high) >> u32(8)) * np.float32(2.0**-24)
 
 
 @njit(inline="always")
@@ -107,16 +83,16 @@ def shuffle(source, low, high, windows, longest):  # type: ignore[no-untyped-def
     starts, table = _offset_table(longest, height, width)
     order = np.empty(longest[0] * longest[1] * longest[2], np.uint32)
     for window in range(windows):
-        h0 = _hash(3 * window, low, high)
-        h1 = _hash(3 * window + 1, low, high)
-        h2 = _hash(3 * window + 2, low, high)
+        h0 = hash_word(3 * window, low, high)
+        h1 = hash_word(3 * window + 1, low, high)
+        h2 = hash_word(3 * window + 2, low, high)
         side_d, d = _side_and_start(h0, longest[0], depth)
         side_h, h = _side_and_start(h1, longest[1], height)
         side_w, w = _side_and_start(h2, longest[2], width)
         n = u32(side_d * side_h * side_w)
         first = u32((d * height + h) * width + w)
         mask, shift = _mask_and_shift(n)
-        k0, k1 = _mix(u32(h0 ^ h1)), _mix(u32(h1 + h2))
+        k0, k1 = mix(u32(h0 ^ h1)), mix(u32(h1 + h2))
         row = starts[side_h, side_w]
         for i in range(n):  # n is unsigned, and so are i and the indices: no check for negative ones
             order[i] = _permute_step(u32(i), mask, shift, k0, k1)
@@ -186,7 +162,7 @@ def paint(image, boxes, show, seed_low, seed_high, low, high):  # type: ignore[n
     if show:
         flat = out.reshape(-1)
         for i in range(flat.size):
-            flat[i] = low + scale * _uniform(u32(i), seed_low, seed_high)
+            flat[i] = low + scale * uniform(u32(i), seed_low, seed_high)
     else:
         out[:] = image
     for box in boxes:
@@ -198,7 +174,7 @@ def paint(image, boxes, show, seed_low, seed_high, low, high):  # type: ignore[n
                 else:
                     first = (d * height + h) * width
                     for w in range(box[2], box[5]):
-                        out[d, h, w] = low + scale * _uniform(u32(first + w), seed_low, seed_high)
+                        out[d, h, w] = low + scale * uniform(u32(first + w), seed_low, seed_high)
     return out
 
 
@@ -207,7 +183,7 @@ def uniform_noise(size, seed_low, seed_high):  # type: ignore[no-untyped-def]
     """(size,) float32 in [0, 1)."""
     out = np.empty(size, np.float32)
     for i in range(size):
-        out[i] = _uniform(u32(i), seed_low, seed_high)
+        out[i] = uniform(u32(i), seed_low, seed_high)
     return out
 
 

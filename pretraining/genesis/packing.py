@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pretraining.genesis.cpu import TABLE_STEPS, curve_table, words
+from data_loading.hashing import words
+from pretraining.genesis.cpu import TABLE_STEPS, curve_table
 from pretraining.genesis.sampling import Drawn, DrawnChannel, GenesisSettings
 
 ELASTIC = 3  # column of ``patch``

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from data_loading.hashing import words
 from pretraining.genesis import cpu
 from pretraining.genesis.packing import pack
 from pretraining.genesis.sampling import Curve, Drawn, GenesisError, GenesisSettings, Painting, sample
@@ -43,7 +44,7 @@ def apply_flip(image_cdhw: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 
 def apply_shuffle(image_dhw: np.ndarray, seed: int, settings: GenesisSettings) -> np.ndarray:
     """Each of ``shuffle_windows`` windows gets its untouched voxels in a random order, later over earlier."""
-    low, high = cpu.words(seed)
+    low, high = words(seed)
     longest = longest_sides(image_dhw.shape, settings)
     return cpu.shuffle(image_dhw, low, high, settings.shuffle_windows, longest)
 
@@ -57,13 +58,13 @@ def apply_curve(image_dhw: np.ndarray, curve: Curve, ends: tuple[float, float] =
 def apply_painting(image_dhw: np.ndarray, painting: Painting, ends: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
     """Uniform noise over ``ends`` inside the boxes, or outside all of them where ``painting.show``."""
     boxes = np.array(painting.boxes, np.int64).reshape(-1, 6)
-    low, high = cpu.words(painting.seed)
+    low, high = words(painting.seed)
     return cpu.paint(image_dhw, boxes, painting.show, low, high, np.float32(ends[0]), np.float32(ends[1]))
 
 
 def elastic_noise(shape_dhw: Sequence[int], seed: int) -> np.ndarray:
     """(2, D, H, W) float32, uniform in [-1, 1)."""
-    noise = cpu.uniform_noise(2 * int(np.prod(shape_dhw)), *cpu.words(seed))
+    noise = cpu.uniform_noise(2 * int(np.prod(shape_dhw)), *words(seed))
     return (2 * noise - 1).reshape(2, *shape_dhw)
 
 

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,12 +7,20 @@ import torch
 
 from data_loading.errors import LoaderError
 from data_loading.module import LoaderSettings
+from pretraining.corruption import Unchanged
 from pretraining.genesis.cubes import CubeError, write_cubes
 from pretraining.genesis.device import transform_on_device
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.source import CasePatches, CubePatches, cube_plan
 from pretraining.genesis.transforms import GenesisCorruption
-from pretraining.loader import RestorationDataModule, restoration_loader
+from pretraining.loader import (
+    RestorationDataModule,
+    RestorationLoader,
+    _spec,
+    restoration_loader,
+    say_why_not,
+    workers_corrupt,
+)
 
 PATCH = (8, 12, 16)
 UNCHANGED = GenesisCorruption(GenesisSettings(transformations=("flip",), flip_probability=0.0))
@@ -128,6 +137,22 @@ def test_cubes_travel_to_workers_without_their_files(cubes):
         assert next(iter(loader))["image"].shape == (3, 1, *PATCH)
 
 
+def test_batches_are_those_of_the_previous_revision(tmp_path):
+    """Places, order and corruptions; the numbers were made by revision 12bece4."""
+    write_cubes(tmp_path / "bat_4_s_16x12x8_0.npy", np.random.default_rng(1).random((7, 16, 12, 8), dtype=np.float32))
+    patches, genesis = CubePatches(tmp_path, (0,)), GenesisCorruption(GenesisSettings(shuffle_windows=50))
+    loader = restoration_loader(patches, cube_plan(tmp_path, patches.size_dhw), loading(), genesis, steps=2)
+    assert loader._pairs.seeds(3) == [481896613804398453, 8585949546671136827, 5382235885065254405]
+    found = [[b["image"].mean(), b["target"][0, 0, 0, 0, 0], b["image"][2, 0, 3, 4, 5]] for b in batches(loader, 2)]
+    expected = [
+        [0.479952, 0.897539, 0.518496],
+        [0.485501, 0.283802, 0.98666],
+        [0.579756, 0.926603, 0.942553],
+        [0.50994, 0.289001, 0.037178],
+    ]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 def loader_of_cubes(folder, **changes):
     patches = CubePatches(folder, (0, 1))
     return restoration_loader(patches, cube_plan(folder, patches.size_dhw), loading(**changes), UNCHANGED, steps=2)
@@ -166,6 +191,90 @@ def test_patches_of_air_alone_are_drawn_again(make_folder):
 def test_no_scans_is_an_error(tmp_path):
     with pytest.raises(LoaderError, match="no scans to learn from"):
         CasePatches(tmp_path, [], 1)
+
+
+@pytest.fixture
+def left_to_the_device(monkeypatch):
+    """The way of a GPU's batches, on the CPU."""
+    monkeypatch.setattr("pretraining.loader.workers_corrupt", lambda corruption, device_id: False)
+
+
+class Counted(GenesisCorruption):
+    """Counts the batches that were corrupted."""
+
+    batches = 0
+
+    def apply_device(self, batch, drawn):
+        Counted.batches += 1
+        return super().apply_device(batch, drawn)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_workers_draw_reaches_the_device_with_the_batch(folder, left_to_the_device, num_workers):
+    path, plan, cases, _ = folder
+    patches, settings = CasePatches(path, cases, 2), GenesisCorruption(GenesisSettings(shuffle_windows=100))
+    made = []
+    for corrupts in (False, True):
+        loader = restoration_loader(patches, plan, loading(num_workers=num_workers), settings, steps=2)
+        if corrupts:
+            loader = on_the_cpu(loader, plan)
+        made.append(batches(loader, epochs=2))
+    for ours, theirs in zip(*made, strict=True):
+        torch.testing.assert_close(ours["image"], theirs["image"], atol=1e-5, rtol=0)
+        assert torch.equal(ours["target"], theirs["target"])
+        assert set(ours) == {"image", "target"}
+
+
+def on_the_cpu(loader, plan):
+    """The same batches, corrupted by the workers."""
+    source = replace(loader._pairs, corrupts=True)
+    return RestorationLoader(source, _spec(source, plan, loading(), None), identity={})
+
+
+def test_a_batch_is_corrupted_before_the_one_before_it_is_handed_out(folder, left_to_the_device):
+    path, plan, cases, _ = folder
+    Counted.batches = 0
+    genesis = Counted(GenesisSettings(shuffle_windows=20))
+    with restoration_loader(CasePatches(path, cases, 2), plan, loading(), genesis, steps=3) as loader:
+        seen = []
+        for _ in loader:
+            seen.append(Counted.batches)
+            assert loader.state_dict()["step"] == len(seen)
+        assert seen == [2, 3, 3]
+        iterator = iter(loader)
+        before = next(iterator)
+        resumed = restoration_loader(CasePatches(path, cases, 2), plan, loading(), genesis, steps=3)
+        resumed.load_state_dict(loader.state_dict())
+        with resumed:
+            assert torch.equal(next(iter(resumed))["image"], next(iterator)["image"])
+        loader.set_epoch(1)
+        loader.set_epoch(0)  # what was computed ahead is no longer wanted
+        loader.set_epoch(1)
+        assert torch.equal(next(iter(loader))["image"], before["image"])
+
+
+def test_a_corruption_without_a_device_form_is_left_to_the_workers(capsys):
+    class Own:
+        def apply_cpu(self, patch, seed):
+            return patch, patch
+
+    assert workers_corrupt(Own(), 0)
+    assert workers_corrupt(Unchanged(), None)
+    assert not workers_corrupt(Unchanged(), 0)
+
+
+def test_workers_corrupt_where_no_kernel_can_be_built_and_that_is_said(monkeypatch):
+    said = []
+    genesis = GenesisCorruption(GenesisSettings())
+    monkeypatch.setattr("runtime.triton.available", lambda: True)
+    say_why_not(genesis, said.append)
+    assert not workers_corrupt(genesis, 0)
+    assert said == []
+    monkeypatch.setattr("runtime.triton.available", lambda: False)
+    say_why_not(genesis, said.append)
+    assert workers_corrupt(genesis, 0)
+    assert len(said) == 1
+    assert "corrupted on the CPU, by the workers: Triton cannot build its kernels" in said[0]
 
 
 @pytest.mark.gpu

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_loading.hashing import hash_word, words
 from pretraining.genesis import cpu
 from pretraining.genesis.device import corrupt
 from pretraining.genesis.packing import pack
@@ -60,7 +61,7 @@ def test_cpu_large_windows_are_shuffled_alike() -> None:
     channels, tables = packed([123, 2**60 + 5], [None, None], [None, None])
     found = triton_kernels.corrupt(rows, ends, channels, tables, 400, (12, 12, 12)).numpy()
     for row, seed in zip(found, (123, 2**60 + 5), strict=True):
-        low, high = cpu.words(seed)
+        low, high = words(seed)
         np.testing.assert_array_equal(row, cpu.shuffle(x, low, high, 400, (12, 12, 12)))
 
 
@@ -74,7 +75,7 @@ def test_cpu_owner_is_the_last_window() -> None:
     triton_kernels._own[(40, 1)](owner, channels, *shape, *longest, K=5, CHUNK=128)
     expected, sides = np.zeros(shape, np.int64), []
     for window in range(40):
-        draws = [cpu._hash(3 * window + axis, *cpu.words(9)) for axis in range(3)]
+        draws = [hash_word(3 * window + axis, *words(9)) for axis in range(3)]
         places = [cpu._side_and_start(*each) for each in zip(draws, longest, shape, strict=True)]
         expected[tuple(slice(start, start + side) for side, start in places)] = window + 1
         sides.append([side for side, _ in places])
@@ -86,9 +87,9 @@ def test_cpu_owner_is_the_last_window() -> None:
 def test_cpu_noise_is_the_compiled_one() -> None:
     from pretraining.genesis import triton_kernels
 
-    words = np.array([cpu.words(seed) for seed in (4, 2**63 - 1)], np.uint32)
-    found = triton_kernels.uniform_noise(torch.from_numpy(words.view(np.int32)), 3000).numpy()
-    np.testing.assert_array_equal(found, [cpu.uniform_noise(3000, *row) for row in words])
+    halves = np.array([words(seed) for seed in (4, 2**63 - 1)], np.uint32)
+    found = triton_kernels.uniform_noise(torch.from_numpy(halves.view(np.int32)), 3000).numpy()
+    np.testing.assert_array_equal(found, [cpu.uniform_noise(3000, *row) for row in halves])
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is the one that starts the interpreter")

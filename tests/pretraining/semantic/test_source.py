@@ -63,6 +63,19 @@ def test_an_epoch_is_every_cube_once_with_its_class(found: tuple[Path, Patterns]
     np.testing.assert_array_equal(batches(patches)[2]["image"], batches(patches)[2]["image"])
 
 
+def test_classes_travel_with_the_batch_to_the_device(
+    found: tuple[Path, Patterns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, patterns = found
+    patches = PatternPatches(folder, patterns, patterns.training, channels=1)
+    by_workers = batches(patches)
+    monkeypatch.setattr("pretraining.loader.workers_corrupt", lambda corruption, device_id: False)
+    for ours, theirs in zip(batches(patches), by_workers, strict=True):
+        assert ours["class"].dtype == np.int64 and ours["class"].shape == (4,)
+        np.testing.assert_array_equal(ours["class"], theirs["class"])
+        np.testing.assert_allclose(ours["image"], theirs["image"], atol=1e-4)
+
+
 def test_a_row_is_read_from_its_place(found: tuple[Path, Patterns]) -> None:
     folder, patterns = found
     patches = pickle.loads(pickle.dumps(PatternPatches(folder, patterns, patterns.validation, channels=1)))
