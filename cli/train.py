@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pytorch_lightning import seed_everything
 
-from cases.case import CaseError, list_cases
+from cases.case import CaseError
 from cases.folder import FolderSettings
-from cases.plan import Plan
 from cases.regions import RegionSettings
-from cases.settings import Given
+from cases.settings import Given, Settings
 from cases.splits import TrainingFoldSettings
-from cli.building import (
-    axes_faults,
-    build_class_data,
-    build_class_module,
-    build_data,
-    build_module,
-    fold_cases,
-    training_plan,
-)
+from cli import building
 from cli.mode import Mode
-from cli.starting import find_resumable, start_weights
 from data_loading.augmentation.pipeline import AugmentationSettings
 from data_loading.module import LoaderSettings, SliceSettings
 from data_loading.sources.sampling import PlaceSettings
@@ -30,61 +18,132 @@ from inference.sliding_window import WindowSettings
 from inference.tta import TTASettings
 from nets.dynamic_unet import NetworkSettings, SegmentationNetworkSettings
 from nets.weights.matching import TransferSettings
-from runtime.devices import DeviceSettings, global_rank
-from runtime.dllogger_backend import LogSettings, open_log
+from runtime.devices import DeviceSettings
+from runtime.dllogger_backend import LogSettings
 from training.checkpoint import SaveSettings, StartSettings
 from training.classification import ClassificationSettings, write_scores
 from training.compilation import CompileSettings
-from training.fitting import FitSettings, build_trainer, fit, training_callbacks
+from training.fitting import FitSettings, LimitSettings
 from training.losses import LossSettings
 from training.optimization import OptimizationSettings
 from training.segmentation import ValidationSettings
 
-LEARNING = (  # what every training reads
+LEARNING: tuple[type[Settings], ...] = (  # what every training reads, that of unlabelled scans too
     FolderSettings,
     TrainingFoldSettings,
     LogSettings,
     DeviceSettings,
     LoaderSettings,
+    TransferSettings,
     OptimizationSettings,
     FitSettings,
+    LimitSettings,
     CompileSettings,
-    TransferSettings,
     StartSettings,
     SaveSettings,
 )
-PATCHES = (SliceSettings, AugmentationSettings, WindowSettings)
+PATCHES: tuple[type[Settings], ...] = (SliceSettings, AugmentationSettings)  # how labelled scans are loaded
+THE_PLAN_HAS_IT = "the plan has it; preprocess.py --patch_size sets it"
 
 
 def segment(given: Given) -> int:
     """Train one fold of a segmentation."""
-    folder = given[FolderSettings].folder()
-    plan = training_plan(given)
+    folder, plan = given[FolderSettings].folder(), building.training_plan(given)
     if len(plan.labels) < 2:
         raise CaseError(f"{folder} has no labels: training a segmentation needs them")
-    cases = fold_cases(given)
-    resume = find_resumable(given, plan, folder)
+    cases = building.training_cases(given)
     seed_everything(given[LoaderSettings].seed, verbose=False)
-    module = build_module(given, plan)
-    module.new_layers = start_weights(given, module, folder, resume)
-    logger = open_log(given[LogSettings], given.as_json(), rank=global_rank(), append=resume is not None)
-    trainer = build_trainer(given, training_callbacks(given, logger, "{epoch}-{dice:.2f}", "max"))
-    fit(given, trainer, module, build_data(given, plan, cases, trainer), tuple(map(len, cases)), resume)
+    training = building.Training(given, building.build_module(given, plan), folder)
+    trainer = training.trainer()
+    training.fit(trainer, building.build_data(given, plan, cases, trainer), (len(cases[0]), len(cases[1])))
     return 0
 
 
 def classify(given: Given) -> int:
     """Train one fold of a classification."""
-    folder, results = given[FolderSettings].folder(), given[LogSettings].results
-    plan = training_plan(given)
-    resume = find_resumable(given, plan, folder)
+    folder, plan = given[FolderSettings].folder(), building.training_plan(given)
     seed_everything(given[LoaderSettings].seed, verbose=False)
-    module = build_class_module(given, plan)
-    module.new_layers = start_weights(given, module, folder, resume)
-    logger = open_log(given[LogSettings], given.as_json(), rank=global_rank(), append=resume is not None)
-    trainer = build_trainer(given, training_callbacks(given, logger, "classification-{epoch}-{loss:.4f}", "min"))
-    data = build_class_data(given, module, trainer)
-    fit(given, trainer, module, data, (len(data.train_cases), len(data.val_cases)), resume)
+    module = building.build_class_module(given, plan)
+    training = building.Training(given, module, folder)
+    trainer = training.trainer()
+    data = building.build_class_data(given, module, trainer)
+    training.fit(trainer, data, (len(data.train_cases), len(data.val_cases)))
     if trainer.is_global_zero and module.scores is not None:
-        write_scores(results, module)
+        write_scores(training.results, module)
     return 0
+
+
+def learning_faults(given: Given) -> list[str]:
+    """Faults of every training."""
+    faults = []
+    if given[TransferSettings].pretrained and given[StartSettings].ckpt_path and not given[SaveSettings].resume_training:
+        faults.append("give --pretrained (part of another network) or --ckpt_path (this very network), not both")
+    return faults
+
+
+def supervised_faults(given: Given) -> list[str]:
+    """Faults of a training with labels."""
+    faults = learning_faults(given)
+    if given[OptimizationSettings].scheduler == "plateau":
+        faults.append("--scheduler plateau is for --exec_mode pretrain")
+    return faults + axes_faults(given) + slice_faults(given)
+
+
+def segmentation_faults(given: Given) -> list[str]:
+    """Faults of a segmentation's training."""
+    faults = supervised_faults(given)
+    if given[SegmentationNetworkSettings].conv_seg and given[RegionSettings].brats:
+        faults.append("--conv_seg is for a segmentation of classes: not for --brats")
+    return faults
+
+
+def axes_faults(given: Given) -> list[str]:
+    """Axes that the network has not."""
+    dim, faults = given[FolderSettings].dim, []
+    axes = {"mirror_axes": given[AugmentationSettings].mirror_axes}
+    if TTASettings in given:
+        axes["tta_axes"] = given[TTASettings].tta_axes
+    for name, chosen in axes.items():
+        if not set(chosen or ()) <= set(range(dim)):
+            faults.append(f"--{name} {chosen}: a {dim}D network has axes 0..{dim - 1}")
+    return faults
+
+
+def slice_faults(given: Given) -> list[str]:
+    """A 2D batch that cannot be filled with neighbouring slices."""
+    slices, batch_size = given[SliceSettings], given[LoaderSettings].batch_size
+    if given[FolderSettings].dim == 2 and slices.data2d_dim == 3 and batch_size % slices.nvol:
+        return [f"--batch_size {batch_size} is no multiple of --nvol {slices.nvol}"]
+    return []
+
+
+MODES = (
+    Mode(
+        name="--exec_mode train",
+        help="train one fold of a segmentation",
+        chosen_by={"exec_mode": "train", "kind": "segmentation", "benchmark": False},
+        groups=(
+            *LEARNING,
+            *PATCHES,
+            PlaceSettings,
+            SegmentationNetworkSettings,
+            LossSettings,
+            RegionSettings,
+            ValidationSettings,
+            WindowSettings,
+            TTASettings,
+        ),
+        run=segment,
+        faults=segmentation_faults,
+        refuses={"patch_size": THE_PLAN_HAS_IT},
+    ),
+    Mode(
+        name="--exec_mode train --kind classification",
+        help="train one fold of a classification of whole scans",
+        chosen_by={"exec_mode": "train", "kind": "classification", "benchmark": False},
+        groups=(*LEARNING, *PATCHES, NetworkSettings, ClassificationSettings, WindowSettings),
+        run=classify,
+        faults=supervised_faults,
+        refuses={"patch_size": THE_PLAN_HAS_IT},
+    ),
+)
