@@ -5,8 +5,9 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from inference.sliding_window import SlidingWindow, WindowError, axis_starts, importance
-from inference.tta import flip_average, probabilities
+from inference.sliding_window import SlidingWindow, WindowError, WindowSettings, axis_starts, importance
+from inference.tta import TTASettings, flip_average, probabilities
+from tests.conftest import make_plan
 
 
 def ramp(windows: torch.Tensor) -> torch.Tensor:
@@ -136,3 +137,18 @@ def test_gradients_are_off_in_the_network_and_untouched_outside():
     for _ in SlidingWindow(patch_size=(8, 8, 8)).stream(volume((12, 16, 20)), predictor):
         assert torch.is_grad_enabled()
     assert not any(states)
+
+
+def test_windows_of_a_plan_take_the_settings():
+    windows = SlidingWindow.of(make_plan((8, 12, 16)), WindowSettings(val_batch_size=3, overlap=0.25, blend="constant"))
+    assert windows == SlidingWindow(patch_size=(8, 12, 16), overlap=0.25, blend="constant", batch_size=3)
+    with pytest.raises(WindowError, match=r"--val_batch_size 0 is not above 0; --overlap 1.0 is not in \[0, 1\)"):
+        WindowSettings(val_batch_size=0, overlap=1.0)
+
+
+def test_flips_are_those_of_training_unless_others_are_named():
+    plan = make_plan((8, 12, 16), mirror_axes=(0, 2))
+    assert TTASettings().flips(plan) == ()
+    assert TTASettings(tta_axes=(1,)).flips(plan) == ()
+    assert TTASettings(tta=True).flips(plan) == (0, 2)
+    assert TTASettings(tta=True, tta_axes=(1,)).flips(plan) == (1,)

@@ -33,11 +33,11 @@ class DeepSupervision(nn.Module):
         """
         label = resize_label(label, heads[0].shape[2:])
         weights = [0.5**i for i in range(len(heads))]
-        losses = [w * self.loss(logits, halved(label, logits)) for w, logits in zip(weights, heads, strict=True)]
+        losses = [w * self.loss(logits, label_for(label, logits)) for w, logits in zip(weights, heads, strict=True)]
         return torch.stack(losses).sum() / sum(weights)
 
 
-def halved(label: Tensor, logits: Tensor) -> Tensor:
+def label_for(label: Tensor, logits: Tensor) -> Tensor:
     """The label at a lower head's resolution, by the voxel nearest to each centre."""
     shape = logits.shape[2:]
     return label if label.shape[2:] == shape else F.interpolate(label, size=shape, mode="nearest-exact")
