@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference.evaluation import EvaluateSettings, evaluate
-from settings import parse, run_command
+from cli.compose import parse
+from cli.run import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,11 +15,11 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from cases.settings import SettingsError
+from cases.settings import Given, Settings, SettingsError
 
 S = TypeVar("S")
 
@@ -73,7 +73,9 @@ PRESETS: dict[str | None, dict[str, Any]] = {
 }
 
 
-def setting(default: Any = MISSING, help: str = "", *, flags: tuple[str, ...] = (), const: Any = None) -> Any:
+def setting(
+    default: Any = MISSING, help: str = "", *, flags: tuple[str, ...] = (), const: Any = None, kept: bool = True
+) -> Any:
     """A dataclass field that is a flag.
 
     Args:
@@ -81,8 +83,16 @@ def setting(default: Any = MISSING, help: str = "", *, flags: tuple[str, ...] = 
         help: shown by ``--help``.
         flags: further names, such as ``-w``.
         const: value of the bare flag, for a flag whose argument may be left out.
+        kept: whether it decides a result.
     """
-    return field(default=default, metadata={"help": help, "flags": flags, "const": const})
+    return field(default=default, metadata={"help": help, "flags": flags, "const": const, "kept": kept})
+
+
+def parse_groups(groups: Sequence[type[Settings]], argv: Sequence[str] | None, description: str) -> Given:
+    """Settings of a program that reads these groups. Exits as :func:`parse`."""
+    together: Any = make_dataclass("Together", [], bases=tuple(groups), frozen=True, kw_only=True)
+    found: Any = parse(together, argv, description)
+    return Given(tuple(kind(**{entry.name: getattr(found, entry.name) for entry in fields(kind)}) for kind in groups))
 
 
 def parse(kind: type[S], argv: Sequence[str] | None, description: str) -> S:
@@ -239,7 +249,7 @@ def preprocessed_folder(data: Path, task: str | None, dim: int, part: str = "", 
 class MainSettings:
     """``main.py``."""
 
-    exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run")
+    exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run", kept=False)
     kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train or evaluate")
     preset: (
         Literal[
@@ -252,7 +262,9 @@ class MainSettings:
         ]
         | None
     ) = setting(
-        None, "published settings of a pre-training, or of MedicalNet's fine-tuning; flags and --config win over them"
+        None,
+        "published settings of a pre-training, or of MedicalNet's fine-tuning; flags and --config win over them",
+        kept=False,
     )
     data: Path = setting(
         Path("/data"), "preprocessed folder; left at /data it is /data/<task>_<dim>d (predict: its test/)"
@@ -263,9 +275,9 @@ class MainSettings:
     config: Path | None = setting(None, "TOML or JSON file with settings; flags win over it")
     seed: int = setting(1, "seed of weights, patches and augmentation")
 
-    gpus: int | None = setting(None, "GPUs a node; 0 runs on the CPU; None: 1 where there is one")
-    nodes: int = setting(1, "nodes")
-    cpu_ranks: int = setting(1, "processes (gloo) where --gpus is 0")
+    gpus: int | None = setting(None, "GPUs a node; 0 runs on the CPU; None: 1 where there is one", kept=False)
+    nodes: int = setting(1, "nodes", kept=False)
+    cpu_ranks: int = setting(1, "processes (gloo) where --gpus is 0", kept=False)
     affinity: Literal[
         "socket",
         "single_single",
@@ -273,11 +285,11 @@ class MainSettings:
         "socket_unique_interleaved",
         "socket_unique_continuous",
         "disabled",
-    ] = setting("socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs")
+    ] = setting("socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs", kept=False)
     amp: bool = setting(False, "mixed precision: bf16 where the device has it, else fp16 with loss scaling")
-    layout: Literal["NCDHW", "NDHWC"] = setting("NCDHW", "memory layout; NDHWC is channels-last")
+    layout: Literal["NCDHW", "NDHWC"] = setting("NCDHW", "memory layout; NDHWC is channels-last", kept=False)
     compile: bool = setting(
-        False, "training steps run the network as torch.compile makes it, which the first step does"
+        False, "training steps run the network as torch.compile makes it, which the first step does", kept=False
     )
 
     nfolds: int = setting(5, "folds of the cross-validation")
@@ -289,8 +301,10 @@ class MainSettings:
     data2d_dim: Literal[2, 3] = setting(3, "2D batches: 3 takes neighbouring slices of --nvol volumes, 2 single slices")
     nvol: int = setting(4, "volumes in a 2D batch")
     batch_size: int = setting(2, "training patches a GPU")
-    val_batch_size: int = setting(4, "windows predicted at once")
-    num_workers: int = setting(8, "reading processes a rank, at most one a core; 0 reads in the main process")
+    val_batch_size: int = setting(4, "windows predicted at once", kept=False)
+    num_workers: int = setting(
+        8, "reading processes a rank, at most one a core; 0 reads in the main process", kept=False
+    )
     oversampling: float = setting(0.4, "probability that a patch is centred on foreground")
     steps_per_epoch: int | None = setting(
         None, "steps of an epoch; None: one patch a case, in pre-training 32 a scan or each cube once"
@@ -363,7 +377,7 @@ class MainSettings:
     invert_resampled_y: bool = setting(False, "validate on the label before resampling, predictions resized to it")
     sync_batchnorm: bool = setting(False, "batch norm statistics over all GPUs")
 
-    method: str = setting(
+    method: Literal["genesis", "autoencoder", "semantic"] = setting(
         "genesis",
         "pretrain: what the network learns from unlabelled scans: to restore patches; to code whole scans, which ends "
         "in their features; or Semantic Genesis, to classify and restore the patterns found with those features",
@@ -392,7 +406,9 @@ class MainSettings:
     z_score: tuple[float, ...] | None = setting(
         None, "pretrain: mean and std in HU; the corrupted [0,1] becomes -1000..1000 and is z-scored"
     )
-    picture_every: int = setting(5, "pretrain: epochs between pictures of original, corrupted and restored slices")
+    picture_every: int = setting(
+        5, "pretrain: epochs between pictures of original, corrupted and restored slices", kept=False
+    )
     cubes: Path | None = setting(None, "pretrain: folder of bat_*_<fold>.npy instead of a preprocessed folder")
     cube_folds: tuple[int, ...] = setting((0, 1, 2, 3, 4), "folds of --cubes to learn from")
     cube_val_folds: tuple[int, ...] = setting((5, 6), "folds of --cubes to validate on")
@@ -406,10 +422,12 @@ class MainSettings:
     labels_csv: Path | None = setting(None, "classification: case,label[,label...] with a heading line")
     hidden: int = setting(1024, "classification: width of the dense layer before the last; 0: none")
 
-    save_ckpt: bool = setting(True, "write checkpoints (last and best)")
+    save_ckpt: bool = setting(True, "write checkpoints (last and best)", kept=False)
     ckpt_store_dir: Path | None = setting(None, "folder of checkpoints/; None: --results")
     ckpt_path: Path | None = setting(None, "checkpoint to start from, to evaluate or to predict with")
-    resume_training: bool = setting(False, "continue the run whose last.ckpt lies in --ckpt_store_dir (or --ckpt_path)")
+    resume_training: bool = setting(
+        False, "continue the run whose last.ckpt lies in --ckpt_store_dir (or --ckpt_path)", kept=False
+    )
 
     tta: bool = setting(False, "average over all flips of the mirrored axes")
     tta_axes: tuple[int, ...] | None = setting(None, "axes to flip instead of those that training mirrored")
@@ -430,7 +448,7 @@ class MainSettings:
     test_batches: int = setting(0, "cases of a benchmark pass; in evaluation, limits the cases; 0: all")
     warmup: int = setting(5, "first steps left out of a benchmark")
     constant_batch: bool = setting(False, "benchmark: one batch on the device again and again, so that loading is free")
-    profile: bool = setting(False, "trace a few steps and print the ten costliest operations")
+    profile: bool = setting(False, "trace a few steps and print the ten costliest operations", kept=False)
 
     def __post_init__(self) -> None:
         positive = "nodes cpu_ranks nvol batch_size val_batch_size epochs patience val_every steps_per_epoch"
@@ -552,6 +570,7 @@ class PreprocessSettings:
         "training",
         "which cases, and how they are written; cubes: Models Genesis cubes of unlabelled scans; patterns: Semantic "
         "Genesis's self-discovery in preprocessed cases",
+        kept=False,
     )
     data: Path = setting(Path("/data"), "folder that holds the dataset's folder")
     results: Path = setting(Path("/data"), "folder in which <task>_<dim>d is made")
@@ -570,8 +589,8 @@ class PreprocessSettings:
     dim: Literal[2, 3] = setting(3, "dimensions of the network that will read the cases")
     ohe: bool = setting(False, "add a channel that is 1 where the scan is not empty")
     float16: bool = setting(False, "store images as float16: half the bytes")
-    n_jobs: int = setting(-1, "processes; -1: one a core")
-    verbose: bool = setting(False, "print every case")
+    n_jobs: int = setting(-1, "processes; -1: one a core", kept=False)
+    verbose: bool = setting(False, "print every case", kept=False)
     scale: int = setting(32, "cubes: of a scan")
     cube_size: tuple[int, ...] = setting((64, 64, 32), "cubes, patterns: rows, cols, deps, which are (W, H, D)")
     cube_folds: int = setting(10, "cubes: files that scans are dealt to where there are no subset<n> folders")
@@ -631,6 +650,22 @@ class DownloadSettings:
     def __post_init__(self) -> None:
         if [self.task is not None, self.weights is not None, self.list].count(True) != 1:
             raise SettingsError("give one of --task, --weights and --list")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """``evaluate.py``."""
+
+    preds: Path = setting(help="folder of predictions: NIfTI label maps, or npy")
+    lbls: Path = setting(help="folder of true labels")
+    results: Path | None = setting(None, "where metrics.json and the pictures go; None: --preds")
+    images: Path | None = setting(None, "folder of the scans, as the pictures' background")
+    tolerance_mm: float = setting(1.0, "surface Dice counts surfaces this close as equal")
+    n_jobs: int = setting(-1, "processes; -1: one a core", kept=False)
+
+    def __post_init__(self) -> None:
+        if self.tolerance_mm < 0:
+            raise SettingsError(f"--tolerance_mm {self.tolerance_mm} is below 0")
 
 
 def as_json(settings: Any) -> dict[str, Any]:

@@ -7,18 +7,22 @@ size of the encoder (arXiv:1904.00625), which counts the moving statistics of it
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 import torch
 
-from cases.plan import Normalization, Plan
+from benchmarks.made_up import made_up_plan
+from cases.settings import Settings, above, setting
 from nets.build import build_network
 from nets.dynamic_unet import ENCODERS, NetworkSettings
 from nets.encoders.resnet import parameter_count, statistics_count
+from cli.compose import parse
+from cli.run import run_command
 
 PUBLISHED_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
 CHECKPOINTED = ("resnet152", "resnet200")
@@ -29,16 +33,7 @@ def measure(
     encoder: str, patch: tuple[int, ...], batch: int, device: str, amp: bool
 ) -> tuple[int, int, float, float, int]:
     """(encoder's parameters, all parameters, peak GiB above the start, seconds, moving statistics) of a step."""
-    plan = Plan(
-        name="table",
-        dataset="table",
-        dim=3,
-        channels=("CT",),
-        labels=("background", "organ"),
-        spacing_mm=(1.0, 1.0, 1.0),
-        patch_size=patch,
-        normalization=(Normalization(scheme="zscore"),),
-    )
+    plan = made_up_plan(patch, labels=("background", "organ"))
     settings = NetworkSettings(encoder=encoder, checkpoint_activations=encoder in CHECKPOINTED)
     net = build_network(plan, settings).to(device)
     x = torch.randn(batch, 1, *patch, device=device)
@@ -65,27 +60,40 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patch", type=int, nargs=3, default=(64, 64, 64), metavar=("D", "H", "W"))
-    parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--amp", action="store_true", help="mixed precision")
-    options = parser.parse_args()
+def known_encoders(value: tuple[str, ...]) -> str:
+    """Each names an encoder."""
+    unknown = [name for name in value if name not in ENCODERS]
+    return f"names no encoder: {', '.join(unknown)} is none of {', '.join(ENCODERS)}" if unknown else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodersBenchmark(Settings):
+    """Which encoders, and the step that is measured."""
+
+    patch: tuple[int, int, int] = setting((64, 64, 64), "sides of the patch, D H W", check=above(0))
+    batch_size: int = setting(1, "patches at once", check=above(0))
+    encoders: tuple[str, ...] = setting(tuple(ENCODERS), "encoders to measure", check=known_encoders)
+    device: str = setting("cuda" if torch.cuda.is_available() else "cpu", "where the step is computed")
+    amp: bool = setting(False, "mixed precision")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, row by row."""
+    options = parse((EncodersBenchmark,), argv, (__doc__ or "").split(":")[0])[EncodersBenchmark]
     print(
         f"{'encoder':10} {'encoder M':>10} {'all M':>8} {'peak GiB':>9} {'seconds':>8} "
         f"{'statistics too M':>17} {'published M':>12}"
     )
     for encoder in options.encoders:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            task = (encoder, tuple(options.patch), options.batch_size, options.device, options.amp)
+            task = (encoder, options.patch, options.batch_size, options.device, options.amp)
             ours, total, peak, seconds, statistics = pool.submit(measure, *task).result()
         published = PUBLISHED_MILLIONS.get(int(encoder.removeprefix("resnet")) if "resnet" in encoder else 0)
         row = f"{encoder:10} {ours / 1e6:10.2f} {total / 1e6:8.2f} {peak:9.2f} {seconds:8.2f} "
         row += f"{(ours + statistics) / 1e6:17.2f} "
         print(row + (f"{published:12.2f}" if published else f"{'-':>12}"), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

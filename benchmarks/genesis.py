@@ -1,19 +1,25 @@
 """Speed of the Genesis transformations against the published algorithm in its loop form.
 
+    python -m benchmarks.genesis --repeats 40
+
 The loop form is the definition written down plainly, window by window with NumPy; the tests hold it
 and ours to the same statistics. Both run on one core, turn by turn, timed by the process' CPU seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from cases.settings import Settings, above, setting
+from cli.compose import parse
+from cli.run import run_command
 from pretraining.genesis.device import transform_on_device
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.transforms import transform_pair
@@ -88,8 +94,8 @@ def _summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _interleave(
-    ours: Callable[[int], object], loop: Callable[[int], object], repeats: int, ours_a_loop: int
-) -> dict[str, float | dict[str, float]]:
+    ours: Callable[[int], object], loop: Callable[[int], object], repeats: int, ours_a_loop: int = 10
+) -> dict[str, Any]:
     """CPU seconds of both, ``ours_a_loop`` of ours after each of the loop's."""
     ours(0), loop(0)
     fast, slow = [], []
@@ -104,32 +110,35 @@ def _interleave(
     return {"ours": _summary(fast), "loop": _summary(slow), "ratio": float(np.mean(slow) / np.mean(fast))}
 
 
-def run(
-    *, patch_size: Sequence[int] = (32, 64, 64), repeats: int = 40, batch: int = 16, seed: int = 1, device: str = "cpu"
-) -> dict[str, object]:
-    """Measure pairs of one channel.
+@dataclass(frozen=True, kw_only=True)
+class GenesisBenchmark(Settings):
+    """What is transformed, and how often."""
 
-    Args:
-        patch_size: (D, H, W).
-        repeats: pairs of the loop form, and batches on the device.
-        batch: patches at once on the device.
-        device: "cpu", or a CUDA device, which is measured beside it.
+    patch_size: tuple[int, int, int] = setting((32, 64, 64), "sides of a patch, D H W", check=above(0))
+    repeats: int = setting(40, "pairs of the loop form, ten of ours after each; batches on --device", check=above(0))
+    batch: int = setting(16, "patches at once on --device", check=above(0))
+    seed: int = setting(1, "seed of the patch and of what is drawn")
+    device: str = setting("cpu", "a CUDA device, such as cuda:0, is measured beside the CPU")
+
+
+def run(settings: GenesisBenchmark) -> dict[str, Any]:
+    """Measure pairs of one channel.
 
     Returns:
         ``pair``: mean, median and percentiles of both in ms, ``ratio`` of their means (a pair draws what
         it does, so that the mean is what counts), ``pairs_per_second``; ``device`` on CUDA: also
         ``image_gb_per_second``, what images and owner maps move, against ``copy_gb_per_second``.
     """
-    rng = np.random.default_rng(seed)
-    patch = np.clip(rng.normal(0.4, 0.2, (1, *patch_size)), 0, 1).astype(np.float32)
-    settings = GenesisSettings()
+    rng = np.random.default_rng(settings.seed)
+    patch = np.clip(rng.normal(0.4, 0.2, (1, *settings.patch_size)), 0, 1).astype(np.float32)
+    published = GenesisSettings()
     pair = _interleave(
-        lambda i: transform_pair(patch, seed + i, settings), lambda i: loop_pair(patch, rng), repeats, 10
+        lambda i: transform_pair(patch, settings.seed + i, published), lambda i: loop_pair(patch, rng), settings.repeats
     )
-    mean_ms = pair["ours"]["mean_ms"]  # type: ignore[index]
-    result: dict[str, object] = {"patch_size": list(patch_size), "pair": pair, "pairs_per_second": 1e3 / mean_ms}
-    if torch.device(device).type == "cuda":
-        result["device"] = _run_on_device(patch, settings, repeats, batch, device)
+    rate = 1e3 / pair["ours"]["mean_ms"]
+    result = {"patch_size": list(settings.patch_size), "pair": pair, "pairs_per_second": rate}
+    if torch.device(settings.device).type == "cuda":
+        result["device"] = _run_on_device(patch, published, settings.repeats, settings.batch, settings.device)
     return result
 
 
@@ -158,15 +167,11 @@ def _run_on_device(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patch_size", type=int, nargs=3, default=(32, 64, 64), metavar=("D", "H", "W"))
-    parser.add_argument("--repeats", type=int, default=40, help="pairs of the loop form; ten of ours after each")
-    parser.add_argument("--batch", type=int, default=16, help="patches at once on the device")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    print(json.dumps(run(**vars(parser.parse_args(argv))), indent=1))
+    """Print the numbers as JSON."""
+    settings = parse((GenesisBenchmark,), argv, (__doc__ or "").split("\n")[0])[GenesisBenchmark]
+    print(json.dumps(run(settings), indent=1))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command(main)

@@ -8,8 +8,6 @@ samples over the CPU seconds of this process and its workers.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
 import tempfile
 import time
@@ -24,9 +22,9 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dmath
 
-from cases.case import CaseInfo, Intensity, list_cases, write_case
-from cases.plan import Normalization, Plan
-from cases.volumes import Geometry
+from benchmarks.made_up import made_up_plan, make_cases
+from benchmarks.turns import cpu_seconds, settle
+from cases.case import list_cases
 from data_loading.augmentation.pipeline import EFFECTS, Augmentation
 from data_loading.dali import dali_threads
 from data_loading.module import LoaderSettings, patch_loader
@@ -68,7 +66,8 @@ def run(settings: LoaderBenchmark) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = settings.folder or Path(temporary)
-        plan = make_volumes(folder, settings)
+        make_cases(folder, settings.volume_dhw, settings.cases)
+        plan = made_up_plan(settings.patch_size)
         loading = LoaderSettings(
             batch_size=settings.batch_size,
             num_workers=settings.num_workers,
@@ -94,7 +93,8 @@ def effects(settings: LoaderBenchmark) -> dict[str, float]:
     """CPU milliseconds a sample: "reading" alone, and with one augmentation that is always drawn."""
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as open_loaders:
         folder = settings.folder or Path(temporary)
-        plan = make_volumes(folder, settings)
+        make_cases(folder, settings.volume_dhw, settings.cases)
+        plan = made_up_plan(settings.patch_size)
         steps = {}
         for name in ("reading", *EFFECTS):
             loading = LoaderSettings(
@@ -128,67 +128,6 @@ def interleave(
             settle()  # each batch taken starts another: wait for what this round began
             rounds[name].append((samples / (cpu_seconds() - cpu), samples / elapsed))
     return rounds
-
-
-def settle(pause: float = 0.1) -> None:
-    """Wait until prefetching has come to rest."""
-    before = -1.0
-    while cpu_seconds() - before > 0.1 * pause:
-        before = cpu_seconds()
-        time.sleep(pause)
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process, all its threads, and its living children."""
-    tick = os.sysconf("SC_CLK_TCK")
-    children = 0.0
-    for child in multiprocessing.active_children():
-        fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-        children += (int(fields[11]) + int(fields[12])) / tick
-    return time.process_time() + children
-
-
-def make_volumes(folder: Path, settings: LoaderBenchmark) -> Plan:
-    """Write noise volumes with two cuboid organs, as preprocess.py would store them."""
-    shape = settings.volume_dhw
-    label = np.zeros((1, *shape), np.uint8)
-    for value, centre in ((1, 0.4), (2, 0.7)):
-        label[0][tuple(slice(int(n * centre), int(n * centre) + max(1, n // 10)) for n in shape)] = value
-    voxels = np.argwhere(label[0])
-    voxels = voxels[:: max(1, len(voxels) // 20000)]
-    foreground = np.concatenate([label[0][tuple(voxels.T)][:, None], voxels], axis=1).astype(np.int32)
-    for index in range(settings.cases):
-        image = np.random.default_rng(index).standard_normal((1, *shape), dtype=np.float32)
-        write_case(folder, _info(f"volume_{index}", shape), image, label, None, foreground)
-    return Plan(
-        name="benchmark_3d",
-        dataset="Benchmark",
-        dim=3,
-        channels=("CT",),
-        labels=("background", "one", "two"),
-        spacing_mm=(1.0, 1.0, 1.0),
-        patch_size=settings.patch_size,
-        normalization=(Normalization(scheme="zscore"),),
-        mirror_axes=(0, 1, 2),
-    )
-
-
-def _info(case: str, shape: tuple[int, int, int]) -> CaseInfo:
-    identity = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
-    return CaseInfo(
-        case=case,
-        images=(),
-        label=None,
-        geometry=Geometry(shape_dhw=shape, spacing_mm=(1.0, 1.0, 1.0), affine=identity),
-        crop_box=((0, 0, 0), shape),
-        shape_resampled=shape,
-        pad_before=(0, 0, 0),
-        shape_stored=shape,
-        spacing_mm=(1.0, 1.0, 1.0),
-        intensity=(Intensity(shift=0.0, scale=1.0, low=-3.0, high=3.0),),
-        voxels_per_class=(1, 1, 1),
-        seconds=0.0,
-    )
 
 
 def baseline_pipeline(folder: Path, settings: LoaderBenchmark) -> Any:

@@ -1,6 +1,6 @@
 """How fast Semantic Genesis finds patterns and reads their cubes, on made-up lungs.
 
-    python scripts/benchmark_patterns.py --scans 300 --cubes 2000
+    python -m benchmarks.patterns --scans 300 --cubes 2000
 
 The index (references, places, neighbours, sizes; tissue filter on) is timed from the features to the file.
 Then cubes are read through the loader from the index, and, by turns, as many patches of the same size from
@@ -10,20 +10,19 @@ Rates are cubes a second of one process with one thread; no cube is stored.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.made_up import made_up_plan
 from cases.case import write_case
 from cases.plan import Normalization, Plan
+from cases.settings import Settings, above, probability, setting
 from data_loading.module import LoaderSettings
 from data_preprocessing.phantom import Phantom, draw
 from data_preprocessing.preprocessor import prepare
@@ -32,10 +31,11 @@ from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.loader import restoration_loader
 from pretraining.semantic.files import find_patterns, index_path, write_features
 from pretraining.semantic.patterns import PatternSettings
+from cli.compose import parse
 from pretraining.semantic.source import PatternPatches
 from pretraining.semantic.transformations import SemanticTransformations
 from pretraining.source import Patches
-from settings import run_command
+from cli.run import run_command
 
 DRAWN = 6  # different scans; the others repeat them, for drawing takes longer than all that is measured
 BATCH, ROUNDS = 20, 4
@@ -44,16 +44,7 @@ BATCH, ROUNDS = 20, 4
 def made_up_cases(folder: Path, scans: int) -> tuple[Plan, list[str]]:
     """Preprocessed CT of lungs, and their plan."""
     hu = Normalization(scheme="ct", lower=-1000.0, upper=1000.0, mean=-300.0, std=500.0)
-    plan = Plan(
-        name=folder.name,
-        dataset="phantom",
-        dim=3,
-        channels=("CT",),
-        labels=("background",),
-        spacing_mm=(1.0, 1.0, 1.0),
-        patch_size=(32, 64, 64),
-        normalization=(hu,),
-    )
+    plan = made_up_plan((32, 64, 64), labels=("background",), normalization=(hu,), mirror_axes=())
     phantom = Phantom(shape_dhw=(56, 120, 120), modality="CT", lungs=True)
     cases = [f"scan_{number:03d}" for number in range(scans)]
     for number in range(min(DRAWN, scans)):
@@ -78,13 +69,18 @@ def seconds_of(patches: Patches, plan: Plan, cubes: int) -> float:
         return time.process_time() - started
 
 
-def measure(argv: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class PatternsBenchmark(Settings):
+    """How much is searched, and how much is read."""
+
+    scans: int = setting(300, "made-up scans, which the patterns are found in", check=above(0))
+    cubes: int = setting(2000, "cubes that are read from the index, and from random places", check=above(0))
+    tissue_max: float = setting(0.5, "largest share of soft tissue; lungs of the phantom are small", check=probability)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Print seconds for the index and rates of reading."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scans", type=int, default=300)
-    parser.add_argument("--cubes", type=int, default=2000)
-    parser.add_argument("--tissue_max", type=float, default=0.5, help="phantom lungs are small")
-    options = parser.parse_args(argv)
+    options = parse((PatternsBenchmark,), argv, (__doc__ or "").split("\n")[0])[PatternsBenchmark]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -115,4 +111,4 @@ def measure(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_command(measure)
+    run_command(main)

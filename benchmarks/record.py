@@ -14,8 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+
+from cases.files import write_json
+from runtime.latency import latency_units, summarise_latencies
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "numba", "monai", "scikit-image")
 DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
@@ -75,19 +77,19 @@ def latencies(name: str, seconds: Sequence[float], *, items: int, unit: str) -> 
         unit: what the items are called, such as "images".
 
     Returns:
-        ``throughput_<name>`` by the median, ``latency_<name>_mean``, ``_50`` (the median), ``_90``, ``_95``, ``_99``.
+        what :func:`runtime.latency.summarise_latencies` gives, and ``median_throughput_<name>``, items over the median
+        time: what a machine does that nothing else disturbs.
     """
     if not seconds:
         raise RecordError(f"{name}: nothing was measured; lower --warmup, or raise the number of batches")
-    ms = 1000 * np.asarray(seconds)
-    results = {
-        f"throughput_{name}": Metric(value=items / float(np.median(ms)) * 1000, unit=f"{unit}/s", better="higher"),
-        f"latency_{name}_mean": Metric(value=float(ms.mean()), unit="ms", better="lower"),
-    }
-    for share in (50, 90, 95, 99):
-        value = float(np.percentile(ms, share))
-        results[f"latency_{name}_{share}"] = Metric(value=value, unit="ms", better="lower")
-    return results
+    summary, units = summarise_latencies(name, seconds, items), latency_units(name, unit)
+    median = 1000 * items / summary[f"latency_{name}_50"]
+    results = {key: _metric(value, units[key]) for key, value in summary.items()}
+    return results | {f"median_throughput_{name}": _metric(median, f"{unit}/s")}
+
+
+def _metric(value: float, unit: str) -> Metric:
+    return Metric(value=value, unit=unit, better="lower" if unit == "ms" else "higher")
 
 
 def write_record(path: Path, settings: Mapping[str, Any], results: Results) -> None:
@@ -99,7 +101,7 @@ def write_record(path: Path, settings: Mapping[str, Any], results: Results) -> N
         "results": {name: asdict(metric) for name, metric in results.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    write_json(path, record)
     print(f"results for scripts/compare_benchmarks.py: {path}")
 
 

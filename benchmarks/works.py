@@ -1,4 +1,8 @@
-"""What ``benchmark.py`` repeats: one piece of work of each part of the program, on made-up or given data."""
+"""What is repeated and measured: one piece of work of each part of the program, on made-up or given data.
+
+``benchmarks/turns.py`` runs the works of earlier revisions too: ``WORKS``, ``Work`` and the fields of ``WorkSettings``
+keep their names, and a new field has a default.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.loader import LoaderBenchmark, make_volumes
+import preprocess
+from benchmarks.made_up import made_up_plan, make_cases
 from cases.case import CaseError, list_cases, open_array, read_info
 from cases.plan import Plan
 from data_loading.augmentation.pipeline import Augmentation
@@ -23,10 +28,8 @@ from data_preprocessing.preprocessor import run
 from inference.predict import PredictSettings, predict_case
 from inference.sliding_window import SlidingWindow
 from nets.dynamic_unet import NetworkSettings, build_unet
-from preprocess import preprocess
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.transforms import transform_pair
-from settings import PreprocessSettings
 from training.losses.dice_ce import DiceCrossEntropy
 from training.losses.supervision import DeepSupervision
 from training.optimization import OptimizationSettings, build_optimizer
@@ -97,8 +100,8 @@ def preprocessed(settings: WorkSettings) -> Iterator[tuple[Path, Plan]]:
         yield settings.data, Plan.load(settings.data)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        volumes = LoaderBenchmark(patch_size=settings.patch_size, volume_dhw=settings.volume_dhw, cases=settings.cases)
-        plan = make_volumes(Path(temporary), volumes)
+        make_cases(Path(temporary), settings.volume_dhw, settings.cases)
+        plan = made_up_plan(settings.patch_size)
         if settings.dim == 2:
             plan = plan.with_(dim=2, patch_size=settings.patch_size[1:], mirror_axes=(0, 1))
         plan.save(Path(temporary))
@@ -127,7 +130,7 @@ def preprocessing(settings: WorkSettings) -> Iterator[Work]:
             raw = folder / "Phantom"
             phantom = Phantom(shape_dhw=settings.volume_dhw, spacing_mm=(2.0, 0.8, 0.8), modality="CT")
             write_dataset(raw, phantom, cases=settings.cases, test_cases=0)
-        if preprocess(PreprocessSettings(dataset=raw, results=folder, n_jobs=1, dim=3)):
+        if preprocess.main(["--dataset", str(raw), "--results", str(folder), "--n_jobs", "1", "--dim", "3"]):
             raise CaseError(f"{raw} holds cases that cannot be preprocessed: see above")
         plan = Plan.load(folder / f"{raw.name}_3d")
         plan = plan.with_(spacing_mm=tuple(0.9 * side for side in plan.spacing_mm))  # so that all axes are resampled
@@ -216,7 +219,7 @@ def training_step(settings: WorkSettings) -> Iterator[Work]:
 def network_settings(settings: WorkSettings) -> NetworkSettings:
     """Channels-last, which is the faster layout in 3D."""
     depth = len(settings.filters) - 1 if settings.filters else 5
-    return NetworkSettings(filters=settings.filters, depth=depth, channels_last=settings.dim == 3)
+    return NetworkSettings(filters=settings.filters, depth=depth, layout="NDHWC" if settings.dim == 3 else "NCDHW")
 
 
 WORKS: dict[str, Callable[[WorkSettings], AbstractContextManager[Work]]] = {

@@ -13,13 +13,14 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.launch import launch, split_at_dashes, switches
-from settings import parse, setting
+from cases.settings import Settings, setting
+from cli.launch import as_flags, launch, split_at_dashes, switches
+from cli.compose import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceScriptSettings:
-    """``scripts/inference.py``."""
+class InferenceScriptSettings(Settings):
+    """What to predict, and how."""
 
     data: Path = setting(help="preprocessed folder, such as data/04_3d/test")
     fold: int = setting(help="the fold whose cases a val/ folder gives")
@@ -43,15 +44,14 @@ def arguments(settings: InferenceScriptSettings) -> list[str]:
         "ckpt_path": settings.ckpt_path,
         "val_batch_size": settings.batch_size,
     }
-    pairs = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    return [*pairs, *switches(settings, ("amp", "tta", "save_preds"))]
+    return [*as_flags(values), *switches(settings, ("amp", "tta", "save_preds"))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of ``main.py``. A flag after ``--`` wins over the same flag before it."""
     own, extra = split_at_dashes(sys.argv[1:] if argv is None else argv)
-    settings = parse(InferenceScriptSettings, own, "Predict a preprocessed folder; main.py's flags follow after --.")
-    return launch([*arguments(settings), *extra])
+    given = parse((InferenceScriptSettings,), own, "Predict a preprocessed folder; main.py's flags follow after --.")
+    return launch([*arguments(given[InferenceScriptSettings]), *extra])
 
 
 if __name__ == "__main__":

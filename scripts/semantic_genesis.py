@@ -21,13 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cases.case import list_cases, read_info
 from cases.plan import PLAN_FILE
+from cases.settings import Settings, above, at_least, setting
 from cli.assembly import network_of
+from cli.launch import MAIN, PREPROCESS, launch, split_at_dashes
+from cli.steps import Step, StepError, check, decisive
 from data_preprocessing.layouts.dataset import read_dataset
 from pretraining.autoencoder.method import SCAN_DHW
 from pretraining.semantic.patterns import Extents
-from scripts.launch import MAIN, PREPROCESS, launch, split_at_dashes
-from scripts.steps import Step, StepError, check, settings_of
-from settings import MainSettings, parse, run_command, setting
+from cli.modes import parse_main
+from cli.run import run_command
+from nets.dynamic_unet import NetworkSettings
+from runtime.dllogger_backend import LogSettings
+from cli.compose import parse
 
 DESCRIPTION = (
     "Semantic Genesis as one command. Flags of main.py that follow after -- go to all three trainings: autoencoder, "
@@ -38,8 +43,8 @@ PATTERNS = ("classes", "instances", "val_instances", "cube_size", "border", "tis
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainSettings:
-    """``scripts/semantic_genesis.py``."""
+class ChainSettings(Settings):
+    """The scans, the patterns in them, and how long each network learns."""
 
     scans: Path = setting(help="folder of scans, or a dataset's folder; labels are not read")
     results: Path = setting(help="where everything goes")
@@ -49,15 +54,17 @@ class ChainSettings:
         "(D, H, W) that the autoencoder sees a whole scan in; None: 64 128 128 as published, or on an axis where the "
         "scans' common grid (their median shape) is smaller, that",
     )
-    cube_size: tuple[int, ...] = setting((64, 64, 32), "(W, H, D) of a pattern")
-    classes: int = setting(44, "patterns")
-    instances: int = setting(200, "training scans that show a pattern")
-    val_instances: int = setting(30, "validation scans that show a pattern")
+    cube_size: tuple[int, ...] = setting((64, 64, 32), "(W, H, D) of a pattern", check=above(0))
+    classes: int = setting(44, "patterns", check=above(0))
+    instances: int = setting(200, "training scans that show a pattern", check=above(0))
+    val_instances: int = setting(30, "validation scans that show a pattern", check=above(0))
     border: tuple[int, ...] = setting((100, 100, 30), "voxels (W, H, D) to stay off a scan's border")
     tissue_filter: bool = setting(True, "leave out places full of soft tissue; for lungs, always off for MRI")
-    autoencoder_epochs: int = setting(10000, "the most epochs of the autoencoder; 50 without gain end it")
-    en_epochs: int = setting(10000, "the most epochs of the encoder alone; 0 leaves this step out")
-    epochs: int = setting(10000, "the most epochs of encoder and decoder")
+    autoencoder_epochs: int = setting(
+        10000, "the most epochs of the autoencoder; 50 without gain end it", check=above(0)
+    )
+    en_epochs: int = setting(10000, "the most epochs of the encoder alone; 0 leaves this step out", check=at_least(0))
+    epochs: int = setting(10000, "the most epochs of encoder and decoder", check=above(0))
     nfolds: int = setting(5, "folds of the cross-validation")
     fold: int = setting(0, "the fold that validates")
 
@@ -92,7 +99,7 @@ class Training:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 where the network is there; the first step that fails ends the chain."""
     own, extra = split_at_dashes(sys.argv[1:] if argv is None else argv)
-    settings = parse(ChainSettings, own, DESCRIPTION)
+    settings = parse((ChainSettings,), own, DESCRIPTION)[ChainSettings]
     folder = settings.results / f"{read_dataset(settings.scans).name}_3d"
     _check_network(_parsed(settings, folder, "en_de", extra)[0])
     if (folder / PLAN_FILE).is_file():
@@ -127,7 +134,7 @@ def _check(settings: ChainSettings, folder: Path, extra: Sequence[str]) -> None:
     check(training.step for training in trainings)
 
 
-def _check_network(settings: MainSettings) -> None:
+def _check_network(settings: NetworkSettings) -> None:
     """Raises StepError for --filters that cannot serve three trainings of different input size."""
     if settings.filters is None:
         return
@@ -142,12 +149,12 @@ def _check_network(settings: MainSettings) -> None:
             f"--filters {filters} are for at most {most} down-samplings, and the three trainings, whose "
             f"inputs differ in size, may take {settings.depth}: give --filters {filters} --depth {most}"
         )
-    network_of(settings)
 
 
 def _autoencoder(settings: ChainSettings, folder: Path, extra: Sequence[str]) -> Training:
     parsed, argv = _parsed(settings, folder, "autoencoder", extra)
-    step = Step(folder=parsed.results, settings=settings_of(parsed), sources={"preprocessed folder": folder})
+    results = parsed[LogSettings].results
+    step = Step(folder=results, settings=decisive(parsed), sources={"preprocessed folder": folder})
     return Training(step=step, argv=argv)
 
 
@@ -160,11 +167,11 @@ def _semantic(settings: ChainSettings, folder: Path, exp: str, extra: Sequence[s
     if exp == "en_de" and settings.en_epochs:
         sources["semantic_en"] = _semantic(settings, folder, "en", extra).best
         start = ("--ckpt_path", str(sources["semantic_en"]))
-    step = Step(folder=parsed.results, settings=settings_of(parsed) | patterns, sources=sources)
+    step = Step(folder=parsed[LogSettings].results, settings=decisive(parsed) | patterns, sources=sources)
     return Training(step=step, argv=argv, start=start)
 
 
-def _parsed(settings: ChainSettings, folder: Path, name: str, extra: Sequence[str]) -> tuple[MainSettings, list[str]]:
+def _parsed(settings: ChainSettings, folder: Path, name: str, extra: Sequence[str]) -> tuple[Given, list[str]]:
     """main.py's settings of a training, "autoencoder", "en" or "en_de", and the arguments that make them."""
     if name == "autoencoder":
         results, epochs = settings.results / name, settings.autoencoder_epochs
@@ -175,7 +182,7 @@ def _parsed(settings: ChainSettings, folder: Path, name: str, extra: Sequence[st
         own = ["--preset", "semantic_genesis", "--exp", name]
     own += ["--data", folder, "--nfolds", settings.nfolds, "--fold", settings.fold, "--epochs", epochs]
     argv = [str(value) for value in ("--exec_mode", "pretrain", "--results", results, *own, *extra)]
-    return parse(MainSettings, argv, ""), argv
+    return parse_main(argv), argv
 
 
 def _patterns(settings: ChainSettings, folder: Path) -> list[object]:

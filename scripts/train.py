@@ -13,13 +13,14 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.launch import launch, split_at_dashes, switches
-from settings import parse, setting
+from cases.settings import Settings, setting
+from cli.launch import as_flags, launch, split_at_dashes, switches
+from cli.compose import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainScriptSettings:
-    """``scripts/train.py``."""
+class TrainScriptSettings(Settings):
+    """What is set for a run; the rest is as published."""
 
     fold: int = setting(help="the fold that validates")
     dim: Literal[2, 3] = setting(help="dimensions of the network")
@@ -59,15 +60,19 @@ def arguments(settings: TrainScriptSettings) -> list[str]:
         values["gpus"] = settings.gpus
     if settings.logname is not None:
         values["logname"] = settings.logname
-    pairs = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    return [*pairs, "--deep_supervision", "--save_ckpt", *switches(settings, ("amp", "tta", "resume_training"))]
+    return [
+        *as_flags(values),
+        "--deep_supervision",
+        "--save_ckpt",
+        *switches(settings, ("amp", "tta", "resume_training")),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of ``main.py``. A flag after ``--`` wins over the same flag before it."""
     own, extra = split_at_dashes(sys.argv[1:] if argv is None else argv)
-    settings = parse(TrainScriptSettings, own, "Train with the published settings; main.py's flags follow after --.")
-    return launch([*arguments(settings), *extra])
+    given = parse((TrainScriptSettings,), own, "Train with the published settings; main.py's flags follow after --.")
+    return launch([*arguments(given[TrainScriptSettings]), *extra])
 
 
 if __name__ == "__main__":

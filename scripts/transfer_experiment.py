@@ -13,13 +13,14 @@ Semantic Genesis joins with --semantic, other pre-trainings with --weights NAME=
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,38 +31,48 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main as command
 import preprocess
 from cases.case import list_cases
+from cases.files import whole_file, write_json, write_text
 from cases.plan import PLAN_FILE, Plan
+from cases.settings import Settings, above, as_json, setting
 from cases.splits import split
-from scripts.steps import Step, settings_of
-from settings import MainSettings, PreprocessSettings, parse, run_command
+from cli.steps import Step, decisive
+from cli.modes import parse_main
+from cli.preprocess import parse_preprocess
+from cli.run import run_command
+from cli.compose import parse
 
 NFOLDS, FOLD = 5, 0
 Dice = dict[str, dict[int, list[float]]]  # arm -> labelled cases -> one mean Dice in percent a seed
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True, help="labelled dataset in the Decathlon's layout")
-    parser.add_argument("--work", type=Path, required=True, help="folder of all runs")
-    parser.add_argument("--plot", type=Path, help="picture to write; default: WORK/transfer.png")
-    parser.add_argument("--cases", type=int, nargs="+", default=[5, 10, 20], help="labelled training cases")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of cases, weights and patches")
-    parser.add_argument("--steps", type=int, default=300, help="of every fine-tuning")
-    parser.add_argument("--learning_rate", type=float, default=0.003, help="of every fine-tuning")
-    parser.add_argument("--pretrain_epochs", type=int, default=12)
-    parser.add_argument("--pretrain_steps", type=int, default=60, help="of an epoch, four patches each")
-    parser.add_argument("--filters", type=int, nargs="+", default=[8, 16, 32, 64], help="of the network's stages")
-    parser.add_argument("--transfer", choices=("encoder", "all"), default="encoder")
-    parser.add_argument(
-        "--mirror_axes", type=int, nargs="*", help="of fine-tuning; no number: none; default: the plan's"
+@dataclass(frozen=True, kw_only=True)
+class TransferExperimentSettings(Settings):
+    """Which arms are compared, and how they are trained."""
+
+    dataset: Path = setting(help="labelled dataset in the Decathlon's layout")
+    work: Path = setting(help="folder of all runs")
+    plot: Path | None = setting(None, "picture to write; None: transfer.png in --work")
+    cases: tuple[int, ...] = setting((5, 10, 20), "labelled training cases", check=above(0))
+    seeds: tuple[int, ...] = setting((1, 2, 3), "seeds of the drawn cases, of weights and of patches")
+    steps: int = setting(300, "steps of every fine-tuning", check=above(0))
+    learning_rate: float = setting(0.003, "peak learning rate of every fine-tuning", check=above(0))
+    pretrain_epochs: int = setting(12, "epochs of a pre-training", check=above(0))
+    pretrain_steps: int = setting(60, "steps of such an epoch, of four patches each", check=above(0))
+    filters: tuple[int, ...] = setting((8, 16, 32, 64), "channels of the network's stages", check=above(0))
+    transfer: Literal["encoder", "all"] = setting("encoder", "what fine-tuning takes of the pre-trained network")
+    mirror_axes: tuple[int, ...] | None = setting(
+        None, "axes that fine-tuning mirrors; no number: none; None: as the plan says"
     )
-    parser.add_argument("--semantic", action="store_true", help="pre-train by Semantic Genesis too")
-    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="further pre-trainings")
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args(argv)
+    semantic: bool = setting(False, "pre-train by Semantic Genesis too")
+    weights: tuple[str, ...] = setting((), "further pre-trainings, each NAME=FILE")
+    threads: int = setting(2, "threads of PyTorch", check=above(0))
 
 
-def experiment(options: argparse.Namespace) -> int:
+def parse_arguments(argv: Sequence[str] | None) -> TransferExperimentSettings:
+    return parse((TransferExperimentSettings,), argv, (__doc__ or "").split("\n")[0])[TransferExperimentSettings]
+
+
+def experiment(options: TransferExperimentSettings) -> int:
     """Run what is not done yet, then write the table, ``results.json`` and the plot."""
     torch.set_num_threads(options.threads)
     folder = preprocessed(options.dataset, options.work)
@@ -89,7 +100,7 @@ def preprocessed(dataset: Path, work: Path) -> Path:
     return folder
 
 
-def unlabelled(options: argparse.Namespace, folder: Path) -> Path:
+def unlabelled(options: TransferExperimentSettings, folder: Path) -> Path:
     """A folder that holds the fold's training images and nothing else."""
     images = options.work / "unlabelled"
     images.mkdir(parents=True, exist_ok=True)
@@ -101,32 +112,22 @@ def unlabelled(options: argparse.Namespace, folder: Path) -> Path:
     return images
 
 
-def pretrained(options: argparse.Namespace, images: Path) -> Path:
+def pretrained(options: TransferExperimentSettings, images: Path) -> Path:
     """Best checkpoint of Models Genesis."""
     steps = ["--steps_per_epoch", options.pretrain_steps, "--batch_size", 4]
     schedule = ["--scheduler", "--learning_rate", 0.003, "--epochs", options.pretrain_epochs]
     return learnt(options, images, "pretrained_genesis", [*steps, *schedule])
 
 
-def pretrained_semantic(options: argparse.Namespace, images: Path) -> Path:
+def pretrained_semantic(options: TransferExperimentSettings, images: Path) -> Path:
     """Best checkpoint of Semantic Genesis: autoencoder, patterns of 16 voxels a side, classes and restoration."""
     plan = Plan.load(images)
     batches = ["--steps_per_epoch", options.pretrain_steps, "--epochs", options.pretrain_epochs]
     scans = ["--method", "autoencoder", "--patch_size", *plan.patch_size, "--batch_size", 4, "--learning_rate", 0.003]
     learnt(options, images, "semantic_autoencoder", [*scans, *batches])
     features = options.work / "semantic_autoencoder" / "features.npy"
-    places = [
-        "--exec_mode",
-        "patterns",
-        "--dataset",
-        images,
-        "--features",
-        features,
-        "--nfolds",
-        NFOLDS,
-        "--fold",
-        FOLD,
-    ]
+    places: list[object] = ["--exec_mode", "patterns", "--dataset", images, "--features", features]
+    places += ["--nfolds", NFOLDS, "--fold", FOLD]
     places += ["--classes", 8, "--instances", 40, "--val_instances", 20, "--cube_size", 16, 16, 16]
     places += ["--border", 0, 0, 0, "--no-tissue_filter"]
     if preprocess.main([str(value) for value in places]):
@@ -137,7 +138,7 @@ def pretrained_semantic(options: argparse.Namespace, images: Path) -> Path:
 
 
 def learnt(
-    options: argparse.Namespace,
+    options: TransferExperimentSettings,
     images: Path,
     name: str,
     argv: Sequence[object],
@@ -150,10 +151,8 @@ def learnt(
     """
     sources = {"images": images} | ({"features": features} if features else {})
     flags = common_flags(options, options.work / name, ["--exec_mode", "pretrain", "--data", images, *argv])
-    patterns = settings_of(parse(PreprocessSettings, list(map(str, places)), "")) if places else {}
-    step = Step(
-        folder=options.work / name, settings=patterns | settings_of(parse(MainSettings, flags, "")), sources=sources
-    )
+    patterns = decisive(parse_preprocess(list(map(str, places)))) if places else {}
+    step = Step(folder=options.work / name, settings=patterns | main_settings(flags), sources=sources)
     if step.result() is None:
         shutil.rmtree(step.folder / "checkpoints", ignore_errors=True)  # a stopped run's: its seconds are not known
         seconds = run(flags)
@@ -163,7 +162,7 @@ def learnt(
 
 
 def fine_tuned(
-    options: argparse.Namespace, folder: Path, arm: str, weights: Path | None, cases: int, seed: int
+    options: TransferExperimentSettings, folder: Path, arm: str, weights: Path | None, cases: int, seed: int
 ) -> float:
     """Mean Dice in percent over the fold's validation cases after the last step."""
     results = options.work / f"{arm.replace(' ', '_').lower()}_n={cases}_seed={seed}"
@@ -176,7 +175,7 @@ def fine_tuned(
         argv += ["--pretrained", weights, "--transfer", options.transfer]
         sources["pre-training"] = weights
     flags = common_flags(options, results, argv)
-    step = Step(folder=results, settings=settings_of(parse(MainSettings, flags, "")), sources=sources)
+    step = Step(folder=results, settings=main_settings(flags), sources=sources)
     if step.result() is None:
         seconds = run(flags)
         logged = [
@@ -188,11 +187,16 @@ def fine_tuned(
     return float(step.recorded["dice"])
 
 
-def common_flags(options: argparse.Namespace, results: Path, argv: Sequence[object]) -> list[str]:
+def common_flags(options: TransferExperimentSettings, results: Path, argv: Sequence[object]) -> list[str]:
     """main.py's arguments with those that all runs share."""
     common = ["--results", results, "--nfolds", NFOLDS, "--fold", FOLD, "--depth", len(options.filters) - 1]
     common += ["--filters", *options.filters, "--num_workers", 0, "--amp", "--layout", "NDHWC"]
     return [str(value) for value in (*argv, *common)]
+
+
+def main_settings(flags: list[str]) -> dict[str, object]:
+    """What main.py reads of these arguments, as far as it decides a result."""
+    return decisive(parse_main(flags))
 
 
 def run(flags: list[str]) -> float:
@@ -203,13 +207,11 @@ def run(flags: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def report(options: argparse.Namespace, dice: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+def report(options: TransferExperimentSettings, dice: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
     """``results.json``, ``table.md`` and the plot of what is done so far."""
     options.work.mkdir(parents=True, exist_ok=True)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    text = json.dumps({"settings": settings, "dice": dice}, indent=1)
-    (options.work / "results.json").write_text(text + "\n", encoding="utf-8")
-    (options.work / "table.md").write_text(table(dice), encoding="utf-8")
+    write_json(options.work / "results.json", {"settings": as_json(options), "dice": dice})
+    write_text(options.work / "table.md", table(dice))
     draw(options.plot or options.work / "transfer.png", dice)
 
 
@@ -249,7 +251,8 @@ def draw(path: Path, dice: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole_file(path, keep_suffix=True) as temporary:
+        figure.savefig(temporary)
 
 
 if __name__ == "__main__":

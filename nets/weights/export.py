@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cases.registry import Registry
 from nets.dynamic_unet import DynamicUNet
 from nets.encoders.resnet import ResNetEncoder
 from nets.encoders.unet import UNetEncoder
@@ -78,11 +79,9 @@ def to_medicalnet(net: nn.Module) -> Exported:
     return {"state_dict": {"module." + _medicalnet_name(name): value for name, value in kept.items()}}, notes
 
 
-EXPORTS: dict[str, Callable[[nn.Module], Exported]] = {
-    "nnunet_v1": to_nnunet_v1,
-    "nnunet_v2": to_nnunet_v2,
-    "medicalnet": to_medicalnet,
-}
+EXPORTS: Registry[Callable[[nn.Module], Exported]] = Registry(
+    "export", {"nnunet_v1": to_nnunet_v1, "nnunet_v2": to_nnunet_v2, "medicalnet": to_medicalnet}, needs=("__call__",)
+)
 
 
 def _plain(net: nn.Module, program: str) -> DynamicUNet:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import Metric, RecordError, latencies, write_record
+from benchmarks.record import Metric, RecordError, write_record
 from scripts import compare_benchmarks
 
 
@@ -78,13 +78,3 @@ def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
     write_record(tmp_path / "b.json", {"mode": "train", "batch_size": 2}, {})
     with pytest.raises(RecordError, match="no result in common"):
         compare(record(tmp_path / "a.json"), tmp_path / "b.json")
-
-
-def test_latencies_are_percentiles() -> None:
-    results = latencies("work", [i / 1000 for i in range(1, 102)], items=3, unit="things")
-    assert results["latency_work_50"].value == pytest.approx(51)
-    assert results["latency_work_90"].value == pytest.approx(91)
-    assert results["latency_work_99"].value == pytest.approx(100)
-    assert results["throughput_work"].value == pytest.approx(3000 / 51)
-    with pytest.raises(RecordError, match="nothing was measured"):
-        latencies("work", [], items=1, unit="things")

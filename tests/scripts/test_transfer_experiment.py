@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.steps import StepError
 from scripts import transfer_experiment
-from scripts.steps import StepError
 from scripts.transfer_experiment import draw, fine_tuned, parse_arguments, table
 from tests.conftest import make_plan
 

@@ -1,6 +1,6 @@
 """One sliding window over a made-up volume, alone in its process, so that the peak of memory is its own.
 
-``python scripts/benchmark_peers_window.py --who ours --classes 50 --shape 160 320 320 --window 96 96 96
+``python -m benchmarks.peers.one_window --who ours --classes 50 --shape 160 320 320 --window 96 96 96
 --out sample.npy`` prints one line of JSON: seconds, CPU seconds, GiB above the start. ``--out`` gets every
 ninth score along each axis, to be compared between two runs.
 """
@@ -9,38 +9,37 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from cases.settings import Settings, above, below_one, setting
 from inference.sliding_window import SlidingWindow
-from settings import parse, run_command, setting
+from cli.compose import parse
+from cli.run import run_command
 
 STEP = 9  # of the sampled scores
 Predictor = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowSettings:
-    """``scripts/benchmark_peers_window.py``."""
+class OneWindowSettings(Settings):
+    """Whose window, and over what."""
 
     who: Literal["ours", "monai"] = setting(help="whose sliding window")
     out: Path = setting(help="file of the sampled scores")
-    classes: int = setting(50, "of the scores")
-    shape: tuple[int, ...] = setting((160, 320, 320), "volume, D H W")
-    window: tuple[int, ...] = setting((96, 96, 96), "D H W")
-    overlap: float = setting(0.5, "of neighbouring windows")
-    threads: int = setting(1, "of PyTorch")
+    classes: int = setting(50, "classes of the scores", check=above(0))
+    shape: tuple[int, int, int] = setting((160, 320, 320), "sides of the volume, D H W", check=above(0))
+    window: tuple[int, int, int] = setting((96, 96, 96), "sides of a window, D H W", check=above(0))
+    overlap: float = setting(0.5, "overlap of neighbouring windows", check=below_one)
+    threads: int = setting(1, "threads of PyTorch", check=above(0))
 
 
 def small_network(classes: int) -> nn.Module:
@@ -49,7 +48,7 @@ def small_network(classes: int) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-def ours(image: Tensor, predictor: Predictor, settings: WindowSettings) -> tuple[Tensor, Tensor]:
+def ours(image: Tensor, predictor: Predictor, settings: OneWindowSettings) -> tuple[Tensor, Tensor]:
     """Label map and sampled scores, slab by slab."""
     windows = SlidingWindow(patch_size=settings.window, overlap=settings.overlap, batch_size=1)
     labels = torch.empty(settings.shape, dtype=torch.uint8)
@@ -63,7 +62,7 @@ def ours(image: Tensor, predictor: Predictor, settings: WindowSettings) -> tuple
     return labels, sample
 
 
-def monai(image: Tensor, predictor: Predictor, settings: WindowSettings) -> tuple[Tensor, Tensor]:
+def monai(image: Tensor, predictor: Predictor, settings: OneWindowSettings) -> tuple[Tensor, Tensor]:
     """The same from the whole array of scores."""
     scores = sliding_window_inference(
         image[None], settings.window, 1, predictor, overlap=settings.overlap, mode="gaussian"
@@ -73,7 +72,7 @@ def monai(image: Tensor, predictor: Predictor, settings: WindowSettings) -> tupl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    settings = parse(WindowSettings, argv, (__doc__ or "").split("\n")[0])
+    settings = parse((OneWindowSettings,), argv, (__doc__ or "").split("\n")[0])[OneWindowSettings]
     torch.set_num_threads(settings.threads)
     image = torch.randn(1, *settings.shape, generator=torch.Generator().manual_seed(1))
     network = small_network(settings.classes)

@@ -1,8 +1,8 @@
-"""Steps of a script that are done once: ``done.json`` beside a step's result says what it was made with.
+"""Steps that are done once: ``done.json`` beside a step's result says what it was made with.
 
-A step that is done is not repeated; one that was made with other settings, or from something else, is not
-what was asked for, and is refused. So is one that was stopped, but for its number of epochs. Paths and the
-machine's share (``--gpus``, ``--num_workers``, ...) may differ.
+A step that is done is not repeated. One that was made with other settings or from something else is not what was
+asked for, and is refused; so is one that was stopped, except that its number of epochs may change. Paths, and
+settings that are declared ``kept=False`` (``--gpus``, ``--num_workers``, ...), may differ.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from cases.case import list_cases
+from cases.files import write_json
 from cases.plan import PLAN_FILE
-from settings import as_json
-
-MACHINE = set(
-    "gpus nodes cpu_ranks affinity num_workers n_jobs val_batch_size layout compile profile verbose picture_every "
-    "resume_training save_ckpt exec_mode preset".split()
-)
+from cases.settings import shown
 
 
 class StepError(ValueError):
@@ -65,9 +61,7 @@ class Step:
     def finish(self, **result: Any) -> None:
         """The step is done."""
         made = {"settings": _plain(self.settings), "sources": self._digests(), "result": result}
-        temporary = self.folder / "done.json.tmp"
-        temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / "done.json")
+        write_json(self.folder / "done.json", made)
 
     def difference(self) -> str:
         """How what was done differs from what is asked for, in words; empty where it does not, or nothing was done."""
@@ -79,7 +73,7 @@ class Step:
         now, then = _plain(self.settings), done["settings"]
         free = () if done["result"] else ("epochs",)
         differ = [name for name in now if name in then and name not in free and now[name] != then[name]]
-        words = [f"with --{name} {_shown(then[name])}, not {_shown(now[name])}" for name in differ]
+        words = [f"with --{name} {shown(then[name])}, not {shown(now[name])}" for name in differ]
         now, then = self._digests(), done["sources"]
         words += [f"from another {name}" for name in {**then, **now} if now.get(name) != then.get(name)]
         return f"was made {', '.join(words)}" if words else ""
@@ -108,12 +102,17 @@ def check(steps: Iterable[Step]) -> None:
         )
 
 
-def settings_of(settings: Any) -> dict[str, Any]:
-    """What decides a result: no paths, nothing of the machine."""
+def decisive(groups: Iterable[Any]) -> dict[str, Any]:
+    """The settings that decide a result, by name: no paths, and none that is declared ``kept=False``.
+
+    A step's result depends on a setting that a resumed run keeps in some cases only, such as the number of epochs:
+    it counts here.
+    """
     return {
-        name: value
-        for name, value in as_json(settings).items()
-        if name not in MACHINE and not isinstance(getattr(settings, name), Path)
+        entry.name: value
+        for group in groups
+        for entry in fields(group)
+        if entry.metadata.get("kept", True) is not False and not isinstance(value := getattr(group, entry.name), Path)
     }
 
 
@@ -135,7 +134,3 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives them back."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
     return plain
-
-
-def _shown(value: Any) -> str:
-    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

@@ -1,11 +1,11 @@
-"""Start ``main.py`` for the scripts beside this file."""
+"""Start ``main.py`` or ``preprocess.py`` as a user does, in a process of its own."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
@@ -19,6 +19,11 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     place = arguments.index("--")
     return arguments[:place], arguments[place + 1 :]
+
+
+def as_flags(values: Mapping[str, object]) -> list[str]:
+    """``--name value`` for each of the values."""
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
 def switches(settings: object, names: Sequence[str]) -> list[str]:

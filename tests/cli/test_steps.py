@@ -1,8 +1,12 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scripts.steps import Step, StepError, check
+from cases.settings import Settings, setting
+from cli.steps import Step, StepError, check, decisive
 
 
 def step(folder: Path, **settings: object) -> Step:
@@ -38,3 +42,32 @@ def test_a_stopped_step_goes_on_with_the_same_settings_or_more_epochs(tmp_path: 
         step(tmp_path, classes=4, epochs=2).result()
     made.finish(checkpoint="a.ckpt")
     assert not made.stopped
+
+
+def stretched(run: Mapping[str, Any]) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeSettings(Settings):
+    """Settings of a step."""
+
+    classes: int = setting(3, "decides")
+    epochs: int = setting(2, "decides a step that is done", kept=stretched)
+    num_workers: int = setting(8, "of the machine", kept=False)
+    data: Path = setting(Path("/data"), "a place")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherSettings(Settings):
+    """More of them."""
+
+    filters: tuple[int, ...] | None = setting(None, "decides")
+
+
+def test_paths_and_the_machine_decide_nothing() -> None:
+    assert decisive([MadeSettings(classes=4), OtherSettings(filters=(4, 8))]) == {
+        "classes": 4,
+        "epochs": 2,
+        "filters": (4, 8),
+    }

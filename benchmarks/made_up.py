@@ -1,0 +1,65 @@
+"""Made-up data for measurements: plans, and preprocessed cases as preprocess.py would store them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cases.case import CaseInfo, Intensity, write_case
+from cases.plan import Normalization, Plan
+from cases.volumes import Geometry
+
+
+def made_up_plan(patch_size: Sequence[int], **changes: Any) -> Plan:
+    """A 3D plan of one z-scored channel, two organs and voxels of 1 mm.
+
+    Args:
+        patch_size: (D, H, W).
+        changes: other values of its fields.
+    """
+    values: dict[str, Any] = {
+        "name": "benchmark_3d",
+        "dataset": "Benchmark",
+        "dim": 3,
+        "channels": ("CT",),
+        "labels": ("background", "one", "two"),
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "patch_size": tuple(patch_size),
+        "normalization": (Normalization(scheme="zscore"),),
+        "mirror_axes": (0, 1, 2),
+    }
+    return Plan(**values | changes)
+
+
+def make_cases(folder: Path, shape_dhw: tuple[int, int, int], cases: int) -> None:
+    """Write noise volumes with two cuboid organs."""
+    label = np.zeros((1, *shape_dhw), np.uint8)
+    for value, centre in ((1, 0.4), (2, 0.7)):
+        label[0][tuple(slice(int(n * centre), int(n * centre) + max(1, n // 10)) for n in shape_dhw)] = value
+    voxels = np.argwhere(label[0])
+    voxels = voxels[:: max(1, len(voxels) // 20000)]
+    foreground = np.concatenate([label[0][tuple(voxels.T)][:, None], voxels], axis=1).astype(np.int32)
+    for index in range(cases):
+        image = np.random.default_rng(index).standard_normal((1, *shape_dhw), dtype=np.float32)
+        write_case(folder, _info(f"volume_{index}", shape_dhw), image, label, None, foreground)
+
+
+def _info(case: str, shape: tuple[int, int, int]) -> CaseInfo:
+    identity = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    return CaseInfo(
+        case=case,
+        images=(),
+        label=None,
+        geometry=Geometry(shape_dhw=shape, spacing_mm=(1.0, 1.0, 1.0), affine=identity),
+        crop_box=((0, 0, 0), shape),
+        shape_resampled=shape,
+        pad_before=(0, 0, 0),
+        shape_stored=shape,
+        spacing_mm=(1.0, 1.0, 1.0),
+        intensity=(Intensity(shift=0.0, scale=1.0, low=-3.0, high=3.0),),
+        voxels_per_class=(1, 1, 1),
+        seconds=0.0,
+    )

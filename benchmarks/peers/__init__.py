@@ -1,0 +1,1 @@
+"""Our speed and memory beside the peers': one file a part, and the program that runs them."""
