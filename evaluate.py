@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inference.evaluation import EvaluateSettings, evaluate
 from cli.compose import parse
 from cli.run import run_command
+from inference.evaluation import EvaluateSettings, evaluate
 
 
 def main(argv: Sequence[str] | None = None) -> int:

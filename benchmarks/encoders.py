@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.made_up import made_up_plan
 from cases.settings import Settings, above, setting
+from cli.compose import parse
+from cli.run import run_command
 from nets.build import build_network
 from nets.dynamic_unet import ENCODERS, NetworkSettings
 from nets.encoders.resnet import parameter_count, statistics_count
-from cli.compose import parse
-from cli.run import run_command
 
 PUBLISHED_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
 CHECKPOINTED = ("resnet152", "resnet200")

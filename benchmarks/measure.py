@@ -16,10 +16,10 @@ from benchmarks.record import Metric, Results, latencies
 from benchmarks.through_main import measure_main
 from benchmarks.turns import settings_of
 from benchmarks.works import WORKS, WorkSettings, preprocessed, repeat
+from cases.folder import preprocessed_folder
 from cases.settings import Settings, above, as_json, at_least, setting
 from cli.launch import switches
 from runtime.dllogger_backend import RunLogger
-from cases.folder import preprocessed_folder
 
 
 def known_parts(value: tuple[str, ...]) -> str:

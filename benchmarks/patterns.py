@@ -23,6 +23,8 @@ from benchmarks.made_up import made_up_plan
 from cases.case import write_case
 from cases.plan import Normalization, Plan
 from cases.settings import Settings, above, probability, setting
+from cli.compose import parse
+from cli.run import run_command
 from data_loading.module import LoaderSettings
 from data_preprocessing.phantom import Phantom, draw
 from data_preprocessing.preprocessor import prepare
@@ -31,11 +33,9 @@ from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.loader import restoration_loader
 from pretraining.semantic.files import find_patterns, index_path, write_features
 from pretraining.semantic.patterns import PatternSettings
-from cli.compose import parse
 from pretraining.semantic.source import PatternPatches
 from pretraining.semantic.transformations import SemanticTransformations
 from pretraining.source import Patches
-from cli.run import run_command
 
 DRAWN = 6  # different scans; the others repeat them, for drawing takes longer than all that is measured
 BATCH, ROUNDS = 20, 4

@@ -146,6 +146,10 @@ class Given:
                 return group
         raise KeyError(f"the mode does not read {kind.__name__}")
 
+    def get(self, kind: type[G]) -> G:
+        """The group, or its defaults where the mode does not read it."""
+        return self[kind] if kind in self else kind()
+
     def __contains__(self, kind: type[Settings]) -> bool:
         return any(isinstance(group, kind) for group in self.groups)
 

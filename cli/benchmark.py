@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from nets.choice import NetworkChoice
 from pytorch_lightning import seed_everything
 
 from cases.case import CaseError, list_cases
@@ -19,10 +20,7 @@ from cli.train import PATCHES, slice_faults
 from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import LoaderSettings, SliceSettings, patch_loader
 from data_loading.sources.sampling import PlaceSettings
-from inference.sliding_window import WindowSettings
-from inference.tta import TTASettings
 from nets.build import build_network
-from nets.choice import NetworkChoice
 from nets.dynamic_unet import SegmentationNetworkSettings
 from runtime.devices import DeviceSettings, build_fabric, global_rank, gpu_of
 from runtime.dllogger_backend import LogSettings, RunLogger, open_log
@@ -33,7 +31,6 @@ from training.compilation import CompileSettings
 from training.fitting import LimitSettings
 from training.losses import LossSettings
 from training.optimization import OptimizationSettings
-from training.segmentation import ValidationSettings
 
 PREDICTED = 200  # batches of a pass where --test_batches says nothing
 
@@ -150,9 +147,6 @@ MODES = (
             TrainingFoldSettings,
             LossSettings,
             RegionSettings,
-            ValidationSettings,
-            WindowSettings,
-            TTASettings,
             OptimizationSettings,
             CompileSettings,
         ),

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nets.choice import NetworkChoice
 from pytorch_lightning import Callback, Trainer
 
 from cases.case import list_cases
 from cases.files import write_text
 from cases.folder import FolderSettings
 from cases.plan import Plan
-from cases.registry import is_own
 from cases.regions import RegionSettings
+from cases.registry import is_own
 from cases.settings import Given
 from cases.splits import TrainingFoldSettings, fold_cases
 from data_loading.augmentation.pipeline import Augmentation, AugmentationSettings
@@ -23,7 +24,6 @@ from data_loading.sources.sampling import PlaceSettings
 from inference.sliding_window import SlidingWindow, WindowSettings
 from inference.tta import TTASettings
 from nets.build import build_network
-from nets.choice import NetworkChoice
 from nets.dynamic_unet import NetworkSettings
 from nets.weights.matching import TransferSettings, load_pretrained
 from runtime.devices import DeviceSettings, devices, global_rank, gpu_of
@@ -67,11 +67,11 @@ def build_module(given: Given, plan: Plan) -> SegmentationModule:
         plan,
         build_network(plan, choice, out_channels=len(regions.names) if regions else plan.n_class),
         choice,
-        windows=SlidingWindow.of(plan, given[WindowSettings]),
+        windows=SlidingWindow.of(plan, given.get(WindowSettings)),
         loss=build_loss(given, regions),
         optimization=given[OptimizationSettings],
-        tta_axes=flipped_axes(given[TTASettings], plan),
-        validation=given[ValidationSettings],
+        tta_axes=flipped_axes(given.get(TTASettings), plan),
+        validation=given.get(ValidationSettings),
         run_settings=given.as_json(),
     )
 

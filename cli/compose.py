@@ -73,7 +73,7 @@ class Program:
             sys.exit(0)
         _, unknown = _parse_known(fields_of(groups), argv)
         faults = self._unread(mode, groups, unknown, argv)
-        result, more = _made(groups, line.values(groups))
+        result, more = _made(mode, groups, line.values(groups))
         faults += more
         if faults or (faults := mode.faults(result)):
             raise SettingsError("; ".join(dict.fromkeys(faults)))
@@ -203,14 +203,14 @@ def _names(groups: Sequence[type[Settings]]) -> set[str]:
     return {f.name for f in fields_of(groups)}
 
 
-def _made(groups: Sequence[type[Settings]], values: Values) -> tuple[Given, list[str]]:
+def _made(mode: Mode, groups: Sequence[type[Settings]], values: Values) -> tuple[Given, list[str]]:
     """The groups made of these values, and the faults of those that cannot be made."""
     made, faults = [], []
     for kind in groups:
         own = fields_of((kind,))
-        missing = [f"--{f.name} is required" for f in own if f.default is MISSING and f.name not in values]
-        faults += missing
+        missing = [f.name for f in own if f.default is MISSING and f.name not in values]
         if missing:
+            faults += [f"{mode.name} needs --{name}" if mode.name else f"--{name} is required" for name in missing]
             continue
         try:
             made.append(kind(**{f.name: values[f.name] for f in own if f.name in values}))

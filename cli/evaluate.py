@@ -1,4 +1,4 @@
-"""``--exec_mode evaluate``: Dice of a segmentation, or the scores of a classification, on cases that were not learnt."""
+"""``--exec_mode evaluate``: Dice of a segmentation, or scores of a classification, on cases not learnt from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cases.splits import FoldSettings, split
 from cases.volumes import FormatSettings, read_label, use_formats
 from cli import trained
 from cli.building import plain_trainer
-from cli.labelling import LabelMaps, Labelling, predictions_name
+from cli.labelling import Labelling, LabelMaps, predictions_name
 from cli.mode import Mode
 from data_loading.module import VolumeDataModule
 from data_preprocessing.layouts.dataset import DatasetError, read_img_list

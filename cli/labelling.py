@@ -16,17 +16,15 @@ from cases.folder import FolderSettings
 from cases.regions import write_regions
 from cases.settings import Given
 from cases.splits import FoldSettings
-from cases.volumes import FormatSettings, read_label, turn_axes, use_formats
+from cases.volumes import read_label, turn_axes
 from cli.trained import Segmenter, Source, TrainedSettings, build_segmenter
 from data_preprocessing.crop import crop
-from data_preprocessing.layouts.dataset import DatasetError, Scan, read_img_list
+from data_preprocessing.layouts.dataset import Scan
 from inference.medicalnet import PublishedNetwork
 from inference.metrics import DiceMeter
 from inference.predict import Predicted, predict_scans, predict_stored
-from inference.scans import input_scans
 from inference.tta import TTASettings
-from runtime.devices import DeviceSettings, build_fabric, global_rank
-from runtime.dllogger_backend import LogSettings, ResultsSettings, open_log
+from runtime.devices import DeviceSettings, build_fabric
 
 T = TypeVar("T")
 Outcome = tuple[int, dict[str, float]]  # 1 if a case failed; DLLogger's names and values of Dice in percent

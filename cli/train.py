@@ -75,10 +75,10 @@ def classify(given: Given) -> int:
 
 def learning_faults(given: Given) -> list[str]:
     """Faults of every training."""
-    faults = []
-    if given[TransferSettings].pretrained and given[StartSettings].ckpt_path and not given[SaveSettings].resume_training:
-        faults.append("give --pretrained (part of another network) or --ckpt_path (this very network), not both")
-    return faults
+    both = given[TransferSettings].pretrained is not None and given[StartSettings].ckpt_path is not None
+    if both and not given[SaveSettings].resume_training:
+        return ["give --pretrained (part of another network) or --ckpt_path (this very network), not both"]
+    return []
 
 
 def supervised_faults(given: Given) -> list[str]:

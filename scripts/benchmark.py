@@ -21,8 +21,8 @@ from benchmarks.against import gate
 from benchmarks.measure import MeasureSettings, run
 from benchmarks.record import write_record
 from cases.settings import as_json
-from cli.launch import split_at_dashes
 from cli.compose import parse
+from cli.launch import split_at_dashes
 from cli.run import run_command
 
 

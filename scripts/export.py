@@ -21,10 +21,10 @@ from cases.files import whole_file
 from cases.plan import Plan
 from cases.registry import RegistryError
 from cases.settings import Settings, setting
+from cli.compose import parse
 from nets.weights.export import EXPORTS
 from nets.weights.formats import WeightsError, read_weights
 from nets.weights.rebuild import network_of, plan_and_settings
-from cli.compose import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,20 +19,20 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+
 from cases.case import list_cases, read_info
 from cases.plan import PLAN_FILE
 from cases.settings import Settings, above, at_least, setting
-from cli.assembly import network_of
+from cli.compose import parse
 from cli.launch import MAIN, PREPROCESS, launch, split_at_dashes
-from cli.steps import Step, StepError, check, decisive
-from data_preprocessing.layouts.dataset import read_dataset
-from pretraining.autoencoder.method import SCAN_DHW
-from pretraining.semantic.patterns import Extents
 from cli.modes import parse_main
 from cli.run import run_command
+from cli.steps import Step, StepError, check, decisive
+from data_preprocessing.layouts.dataset import read_dataset
 from nets.dynamic_unet import NetworkSettings
+from pretraining.autoencoder.method import SCAN_DHW
+from pretraining.semantic.patterns import Extents
 from runtime.dllogger_backend import LogSettings
-from cli.compose import parse
 
 DESCRIPTION = (
     "Semantic Genesis as one command. Flags of main.py that follow after -- go to all three trainings: autoencoder, "

@@ -14,8 +14,8 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cases.settings import Settings, setting
-from cli.launch import as_flags, launch, split_at_dashes, switches
 from cli.compose import parse
+from cli.launch import as_flags, launch, split_at_dashes, switches
 
 
 @dataclass(frozen=True, kw_only=True)

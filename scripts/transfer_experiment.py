@@ -28,6 +28,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cli.preprocess import parse_preprocess
+
 import main as command
 import preprocess
 from cases.case import list_cases
@@ -35,11 +37,10 @@ from cases.files import whole_file, write_json, write_text
 from cases.plan import PLAN_FILE, Plan
 from cases.settings import Settings, above, as_json, setting
 from cases.splits import split
-from cli.steps import Step, decisive
-from cli.modes import parse_main
-from cli.preprocess import parse_preprocess
-from cli.run import run_command
 from cli.compose import parse
+from cli.modes import parse_main
+from cli.run import run_command
+from cli.steps import Step, decisive
 
 NFOLDS, FOLD = 5, 0
 Dice = dict[str, dict[int, list[float]]]  # arm -> labelled cases -> one mean Dice in percent a seed

@@ -240,6 +240,7 @@ def find_resumable(
     plan: Plan,
     cases: Path,
     results: Path,
+    trusted: Collection[str] = (),
 ) -> Path | None:
     """The checkpoint that --resume_training continues from; None for a run that begins anew.
 
@@ -249,6 +250,7 @@ def find_resumable(
         plan: of its cases.
         cases: the folder that holds them, for the message.
         results: the run's folder.
+        trusted: see :func:`read_checkpoint`.
 
     Raises:
         CheckpointError: where there is none, or where its run had other settings or another plan; for a run that
@@ -262,7 +264,7 @@ def find_resumable(
                 "to begin anew, give another --results or remove the file"
             )
         return None
-    checkpoint = read_checkpoint(start.ckpt_path or last)
+    checkpoint = read_checkpoint(start.ckpt_path or last, trusted=trusted)
     checkpoint.check_run(groups)
     checkpoint.check_kind(kind)
     checkpoint.check_plan(plan, cases)

@@ -34,10 +34,16 @@ LossKind = Literal["ce", "bce"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationSettings(Settings):
-    """Classification of scans"""
+class ClassTableSettings(Settings):
+    """Classes of scans."""
 
-    labels_csv: Path = setting(help="case,label[,label...] with a heading line", kept=False)
+    labels_csv: Path = setting(help="CSV file case,label[,label...] with a heading line", kept=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSettings(ClassTableSettings):
+    """Classification of scans."""
+
     loss: Literal["default", "ce", "bce"] = setting(
         "default", "ce: cross entropy, one class a scan (the default); bce: several labels a scan"
     )

@@ -62,6 +62,18 @@ class FitSettings(Settings):
         return any((epoch + 1) % self.val_every == 0 for epoch in range(start, self.epochs))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LimitSettings(Settings):
+    """Less than everything, for a quick look."""
+
+    test_batches: int = setting(
+        0,
+        "limits the cases of an evaluation, or the batches of a pass with --benchmark; 0: no limit",
+        check=at_least(0),
+        kept=False,
+    )
+
+
 def training_callbacks(
     settings: FitSettings, save: SaveSettings, module: LearningModule, logger: RunLogger, results: Path
 ) -> list[Callback]:

@@ -21,9 +21,9 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from cases.settings import Settings, above, below_one, setting
-from inference.sliding_window import SlidingWindow
 from cli.compose import parse
 from cli.run import run_command
+from inference.sliding_window import SlidingWindow
 
 STEP = 9  # of the sampled scores
 Predictor = Callable[[Tensor], Tensor]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from cli.assembly import flipped_axes, global_rank, loader_of
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from cli.assembly import flipped_axes, global_rank, loader_of
 from data_loading.sources.sampling import EFFECTS
 from settings import MainSettings
 from tests.conftest import make_plan

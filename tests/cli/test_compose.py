@@ -148,7 +148,7 @@ def test_settings_of_the_variant_in_use_are_flags_and_no_others() -> None:
 
 
 def test_a_flag_that_is_required_is_asked_for() -> None:
-    assert fault("--what", "eat") == "--folder is required"
+    assert fault("--what", "eat") == "--what eat needs --folder"
 
 
 def test_an_own_variant_brings_its_flags(tmp_path: Path) -> None:

@@ -192,7 +192,12 @@ def typed(f: Field) -> list[str]:
 def chosen(mode: Mode) -> list[str]:
     parser = argparse.ArgumentParser()
     parser.exit_on_error = False
-    return [text for k, v in mode.chosen_by.items() if v is not False for text in ([f"--{k}"] if v is True else [f"--{k}", v])]
+    return [
+        text
+        for k, v in mode.chosen_by.items()
+        if v is not False
+        for text in ([f"--{k}"] if v is True else [f"--{k}", v])
+    ]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)

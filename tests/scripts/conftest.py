@@ -38,7 +38,9 @@ def accepted() -> Callable[[list[str]], SimpleNamespace]:
 
     def read(command: list[str]) -> SimpleNamespace:
         assert command[:2] == [sys.executable, str(SCRIPTS.with_name("main.py"))]
-        return SimpleNamespace(**{entry.name: getattr(group, entry.name) for group in parse_main(command[2:]) for entry in fields(group)})
+        return SimpleNamespace(
+            **{entry.name: getattr(group, entry.name) for group in parse_main(command[2:]) for entry in fields(group)}
+        )
 
     return read
 
