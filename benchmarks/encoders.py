@@ -8,19 +8,21 @@ size of the encoder (arXiv:1904.00625), which counts the moving statistics of it
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import torch
+from torch import nn
 
 from cases.plan import Normalization, Plan
 from nets.build import build_network
-from nets.dynamic_unet import ENCODERS, NetworkSettings
-from nets.encoders.resnet import parameter_count, statistics_count
+from nets.choice import NetworkChoice
+from nets.encoders import ENCODERS
 
-PUBLISHED_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
+MEDICALNET_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
 CHECKPOINTED = ("resnet152", "resnet200")
 GIB = 2**30
 
@@ -39,7 +41,8 @@ def measure(
         patch_size=patch,
         normalization=(Normalization(scheme="zscore"),),
     )
-    settings = NetworkSettings(encoder=encoder, checkpoint_activations=encoder in CHECKPOINTED)
+    checkpointed = {"checkpoint_activations": True} if encoder in CHECKPOINTED else {}
+    settings = NetworkChoice.from_json({"encoder": encoder} | checkpointed)
     net = build_network(plan, settings).to(device)
     x = torch.randn(batch, 1, *patch, device=device)
     cuda = device.startswith("cuda")
@@ -61,6 +64,16 @@ def measure(
     return parameter_count(encoding), parameter_count(net), peak, seconds, statistics_count(encoding)
 
 
+def statistics_count(module: nn.Module) -> int:
+    """Numbers of the moving statistics."""
+    return sum(buffer.numel() for buffer in module.buffers() if buffer.ndim)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(math.prod(p.shape) for p in module.parameters() if p.requires_grad)
+
+
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
@@ -69,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patch", type=int, nargs=3, default=(64, 64, 64), metavar=("D", "H", "W"))
     parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
+    parser.add_argument("--encoders", nargs="+", choices=tuple(ENCODERS), default=tuple(ENCODERS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision")
     options = parser.parse_args()
@@ -81,7 +94,7 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             task = (encoder, tuple(options.patch), options.batch_size, options.device, options.amp)
             ours, total, peak, seconds, statistics = pool.submit(measure, *task).result()
-        published = PUBLISHED_MILLIONS.get(int(encoder.removeprefix("resnet")) if "resnet" in encoder else 0)
+        published = MEDICALNET_MILLIONS.get(int(encoder.removeprefix("resnet")) if "resnet" in encoder else 0)
         row = f"{encoder:10} {ours / 1e6:10.2f} {total / 1e6:8.2f} {peak:9.2f} {seconds:8.2f} "
         row += f"{(ours + statistics) / 1e6:17.2f} "
         print(row + (f"{published:12.2f}" if published else f"{'-':>12}"), flush=True)

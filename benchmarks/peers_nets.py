@@ -19,7 +19,8 @@ from monai.networks.nets import DynUNet
 from benchmarks.peers import Comparison, compare, take_turns
 from benchmarks.record import RecordError
 from cases.plan import Normalization, Plan
-from nets.dynamic_unet import NetworkSettings, build_unet
+from nets.build import build_network
+from nets.dynamic_unet import NetworkSettings
 from training.losses import SegmentationLoss
 from training.optimization import OptimizationSettings, build_optimizer
 
@@ -104,7 +105,7 @@ def _our_step(patch: tuple[int, ...], image: torch.Tensor, label: torch.Tensor) 
         normalization=(Normalization(scheme="zscore"),),
         mirror_axes=(0, 1, 2),
     )
-    network = build_unet(plan, NetworkSettings(filters=FILTERS, depth=len(FILTERS) - 1, channels_last=True))
+    network = build_network(plan, NetworkSettings(filters=FILTERS, depth=len(FILTERS) - 1, layout="NDHWC"))
     optimizer = build_optimizer(network.parameters(), OptimizationSettings())
     loss = SegmentationLoss()
 

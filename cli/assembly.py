@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +24,11 @@ from data_loading.module import LoaderSettings, SegmentationDataModule
 from data_loading.sources.sampling import AugmentationSettings
 from inference.sliding_window import SlidingWindow
 from nets.build import build_network
-from nets.dynamic_unet import NetworkSettings
-from nets.weights.formats import read_weights
+from nets.choice import NetworkChoice
+from nets.dynamic_unet import SegmentationNetworkSettings
+from nets.encoders.resnet import ResNetSettings
 from nets.weights.matching import load_pretrained
+from nets.weights.reading import read_weights
 from runtime.affinity import Binding, bind_rank
 from runtime.dllogger_backend import FILE_ONLY, RunLogger
 from runtime.memory import keep_freed_memory
@@ -152,24 +154,11 @@ def find_resumable(settings: MainSettings, plan: Plan) -> Path | None:
     return path
 
 
-def network_of(settings: MainSettings) -> NetworkSettings:
-    return NetworkSettings(
-        depth=settings.depth,
-        min_fmap=settings.min_fmap,
-        filters=settings.filters,
-        norm="instance" if settings.norm == "instance_nvfuser" else settings.norm,
-        negative_slope=settings.negative_slope,
-        res_block=settings.res_block,
-        more_chn=settings.more_chn,
-        deep_supervision=settings.deep_supervision,
-        deep_supr_num=max(settings.deep_supr_num, 1),
-        channels_last=settings.layout == "NDHWC",
-        encoder=settings.encoder or "unet",
-        shortcut=settings.shortcut,
-        dilated=settings.dilated,
-        checkpoint_activations=settings.checkpoint_activations,
-        conv_seg=settings.conv_seg,
-    )
+def network_of(settings: MainSettings) -> NetworkChoice:
+    encoder = settings.encoder or "unet"
+    groups = (SegmentationNetworkSettings, ResNetSettings)
+    names = {entry.name for group in groups for entry in fields(group)} - {"encoder"}
+    return NetworkChoice.from_json({name: getattr(settings, name) for name in names} | {"encoder": encoder})
 
 
 def loader_of(settings: MainSettings) -> LoaderSettings:

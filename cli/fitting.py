@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cli.assembly import LAST
 from data_loading.module import PatchDataModule
-from nets.weights.formats import load_safely
+from nets.weights.own import read_own
 from settings import MainSettings
 from training.learning import LearningModule
 
@@ -94,7 +94,7 @@ def _stopped(settings: MainSettings, trainer: Trainer) -> str:
     where = f"stopped in epoch {trainer.current_epoch}"
     if not settings.save_ckpt or not last.is_file():
         return f"{where}, before any checkpoint: the same command begins anew"
-    return f"{where}; --resume_training continues from the end of epoch {load_safely(last)['epoch']} ({last})"
+    return f"{where}; --resume_training continues from the end of epoch {read_own(last).epoch} ({last})"
 
 
 @rank_zero_only

@@ -69,7 +69,8 @@ def _autoencoder(settings: MainSettings) -> Pretraining:
     """Whole scans, nothing corrupted."""
     plan = _plan(settings).with_(patch_size=settings.patch_size or SCAN_DHW)
     train, validation = (ScanPatches(settings.folder, part, plan.in_channels) for part in fold_cases(settings))
-    network = replace(network_of(settings), norm="batch")
+    chosen = network_of(settings)
+    network = replace(chosen, network=replace(chosen.network, norm="batch"))
     module = AutoencoderModule(
         plan,
         network,

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cases.plan import Plan
-from nets.build import build_network
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen, build_network
 from pretraining.genesis.transforms import GenesisError, GenesisSettings
 from training.checkpoint import Kind
 from training.learning import LearningModule
@@ -85,7 +84,7 @@ class RestorationModule(LearningModule):
     def __init__(
         self,
         plan: Plan,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         *,
         network: nn.Module | None = None,
         optimization: OptimizationSettings | None = None,

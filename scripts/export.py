@@ -15,22 +15,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cases.files import whole_file
 from cases.plan import Plan
+from cases.registry import RegistryError
 from nets.weights.export import EXPORTS
-from nets.weights.formats import WeightsError, read_weights
-from nets.weights.rebuild import network_of, plan_and_settings
+from nets.weights.files import WeightsError
+from nets.weights.own import plan_and_network
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
 
 
 def export(ckpt_path: Path, to: str, out: Path) -> list[str]:
     """Write ``out`` whole or not at all. Returns notes. Raises WeightsError."""
     weights = read_weights(ckpt_path)
-    content, notes = EXPORTS[to](network_of(weights))
+    content, notes = EXPORTS.get(to)(rebuild_network(weights))
     if to == "medicalnet" and "conv_seg.6.weight" in weights.tensors and weights.format == "own":
-        notes.append(_size_note(plan_and_settings(weights)[0]))
+        notes.append(_size_note(plan_and_network(ckpt_path, weights.content)[0]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    torch.save(content, temporary)
-    temporary.replace(out)
+    with whole_file(out) as temporary:
+        torch.save(content, temporary)
     return notes
 
 
@@ -45,12 +48,14 @@ def _size_note(plan: Plan) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint to read")
-    parser.add_argument("--to", choices=tuple(EXPORTS), required=True, help="layout to write")
+    parser.add_argument(
+        "--to", required=True, help=f"layout to write: {', '.join(EXPORTS)}, or an own one as file.py:function"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     options = parser.parse_args(arguments)
     try:
         notes = export(options.ckpt_path, options.to, options.out)
-    except (WeightsError, OSError) as error:
+    except (WeightsError, RegistryError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(*notes, f"{options.out} written", sep="\n")

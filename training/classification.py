@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from cases.plan import Plan
 from data_loading.classes import ClassTable
 from inference.sliding_window import SlidingWindow, axis_starts
-from nets.build import build_classifier
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen, build_classifier
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
 
@@ -103,7 +102,7 @@ class ClassificationModule(LearningModule):
     def __init__(
         self,
         plan: Plan,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         table: ClassTable,
         *,
         kind: Literal["ce", "bce"],

@@ -11,7 +11,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from cases.plan import Plan
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen
+from nets.choice import as_choice
 from training.checkpoint import Kind, describe
 from training.optimization import OptimizationSettings, optimizer_and_schedule, parameter_groups
 
@@ -44,7 +45,7 @@ class LearningModule(LightningModule):
         self,
         plan: Plan,
         network: nn.Module,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         *,
         n_outputs: int,
         optimization: OptimizationSettings | None,
@@ -53,7 +54,7 @@ class LearningModule(LightningModule):
         super().__init__()
         self.plan = plan
         self.network: Any = network
-        self.network_settings = network_settings
+        self.network_settings = as_choice(network_settings)
         self.n_outputs = n_outputs
         self.optimization = optimization or OptimizationSettings()
         self.run_settings = run_settings or {}

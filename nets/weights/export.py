@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cases.registry import Registry
 from nets.dynamic_unet import DynamicUNet
 from nets.encoders.resnet import ResNetEncoder
 from nets.encoders.unet import UNetEncoder
 from nets.weights.adapt import adapt_conv
-from nets.weights.formats import WeightsError
+from nets.weights.files import WeightsError
 
 Exported = tuple[dict[str, Any], list[str]]
 _CONV = r"(encoder\.stages|decoder)\.(\d+)\.(?:convs\.)?(\d+)\.(conv|norm_act\.norm)\.(\w+)"
@@ -78,11 +79,9 @@ def to_medicalnet(net: nn.Module) -> Exported:
     return {"state_dict": {"module." + _medicalnet_name(name): value for name, value in kept.items()}}, notes
 
 
-EXPORTS: dict[str, Callable[[nn.Module], Exported]] = {
-    "nnunet_v1": to_nnunet_v1,
-    "nnunet_v2": to_nnunet_v2,
-    "medicalnet": to_medicalnet,
-}
+EXPORTS: Registry[Callable[[nn.Module], Exported]] = Registry(
+    "layout of weights", {"nnunet_v1": to_nnunet_v1, "nnunet_v2": to_nnunet_v2, "medicalnet": to_medicalnet}
+)
 
 
 def _plain(net: nn.Module, program: str) -> DynamicUNet:
