@@ -31,7 +31,7 @@ TASKS = {  # number: folder, MD5 of its tar
 
 
 @dataclass(frozen=True)
-class Weights:
+class PublishedWeights:
     """A published checkpoint. Where ``by_hand``, ``url`` is the page on which a browser finds it."""
 
     file: str
@@ -40,7 +40,7 @@ class Weights:
     by_hand: bool = False
 
 
-def known_weights() -> dict[str, Weights]:
+def known_weights() -> dict[str, PublishedWeights]:
     """Every checkpoint by the name that ``--weights`` takes."""
     arizona = "Arizona State University: non-commercial research only, patent pending"
     genesis_page = "https://github.com/MrGiovanni/ModelsGenesis/blob/master/competition/README.md"
@@ -49,16 +49,16 @@ def known_weights() -> dict[str, Weights]:
         page = f"https://huggingface.co/TencentMedicalNet/MedicalNet-Resnet{depth}/resolve/main"
         for suffix in ("", "_23dataset") if depth <= 50 else ("",):
             file = f"resnet_{depth}{suffix}.pth"
-            table[f"medicalnet_resnet{depth}{suffix}"] = Weights(file, f"{page}/{file}", "MIT")
+            table[f"medicalnet_resnet{depth}{suffix}"] = PublishedWeights(file, f"{page}/{file}", "MIT")
     file = "semantic_genesis_chest_ct.pt"
     zenodo = f"https://zenodo.org/record/4625297/files/{file}?download=1"
-    table["semantic_genesis"] = Weights(file, zenodo, arizona)
+    table["semantic_genesis"] = PublishedWeights(file, zenodo, arizona)
     for name, file in (
         ("models_genesis", "Genesis_Chest_CT.pt"),
         ("models_genesis_keras", "Genesis_Chest_CT.h5"),
         ("genesis_nnunet", "genesis_nnunet_luna16_006.model"),
     ):
-        table[name] = Weights(file, genesis_page, arizona, by_hand=True)
+        table[name] = PublishedWeights(file, genesis_page, arizona, by_hand=True)
     return table
 
 

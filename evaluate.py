@@ -15,7 +15,7 @@ from inference.evaluation import EvaluateSettings, evaluate
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 where some prediction could not be compared."""
-    return evaluate(parse(EvaluateSettings, argv, __doc__ or ""))
+    return evaluate(parse((EvaluateSettings,), argv, __doc__ or "")[EvaluateSettings])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ size of the encoder (arXiv:1904.00625), which counts the moving statistics of it
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Sequence
@@ -15,16 +16,17 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import torch
+from torch import nn
 
 from benchmarks.made_up import made_up_plan
 from cases.settings import Settings, above, setting
 from cli.compose import parse
 from cli.run import run_command
 from nets.build import build_network
-from nets.dynamic_unet import ENCODERS, NetworkSettings
-from nets.encoders.resnet import parameter_count, statistics_count
+from nets.choice import NetworkChoice
+from nets.encoders import ENCODERS
 
-PUBLISHED_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
+MEDICALNET_MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
 CHECKPOINTED = ("resnet152", "resnet200")
 GIB = 2**30
 
@@ -34,7 +36,8 @@ def measure(
 ) -> tuple[int, int, float, float, int]:
     """(encoder's parameters, all parameters, peak GiB above the start, seconds, moving statistics) of a step."""
     plan = made_up_plan(patch, labels=("background", "organ"))
-    settings = NetworkSettings(encoder=encoder, checkpoint_activations=encoder in CHECKPOINTED)
+    checkpointed = {"checkpoint_activations": True} if encoder in CHECKPOINTED else {}
+    settings = NetworkChoice.from_json({"encoder": encoder} | checkpointed)
     net = build_network(plan, settings).to(device)
     x = torch.randn(batch, 1, *patch, device=device)
     cuda = device.startswith("cuda")
@@ -54,6 +57,16 @@ def measure(
     peak = torch.cuda.max_memory_allocated() / GIB if cuda else _peak() - before
     encoding = net.get_submodule("encoder")
     return parameter_count(encoding), parameter_count(net), peak, seconds, statistics_count(encoding)
+
+
+def statistics_count(module: nn.Module) -> int:
+    """Numbers of the moving statistics."""
+    return sum(buffer.numel() for buffer in module.buffers() if buffer.ndim)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(math.prod(p.shape) for p in module.parameters() if p.requires_grad)
 
 
 def _peak() -> float:
@@ -88,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             task = (encoder, options.patch, options.batch_size, options.device, options.amp)
             ours, total, peak, seconds, statistics = pool.submit(measure, *task).result()
-        published = PUBLISHED_MILLIONS.get(int(encoder.removeprefix("resnet")) if "resnet" in encoder else 0)
+        published = MEDICALNET_MILLIONS.get(int(encoder.removeprefix("resnet")) if "resnet" in encoder else 0)
         row = f"{encoder:10} {ours / 1e6:10.2f} {total / 1e6:8.2f} {peak:9.2f} {seconds:8.2f} "
         row += f"{(ours + statistics) / 1e6:17.2f} "
         print(row + (f"{published:12.2f}" if published else f"{'-':>12}"), flush=True)

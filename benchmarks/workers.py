@@ -93,14 +93,14 @@ def start_workers(source: Source, count: int) -> Workers:
 
 def sources(folder: Path) -> Mapping[str, Source]:
     """A source of each kind, over cases that are made in ``folder``."""
-    from benchmarks.loader import LoaderBenchmark, make_volumes  # torch comes in with these: see the module
+    from benchmarks.made_up import made_up_plan, make_cases  # torch comes in with these: see the module
     from cases.case import list_cases
     from data_loading.augmentation.pipeline import Augmentation
     from data_loading.module import LoaderSettings, patch_source
     from data_loading.sources.classes import ClassSource
 
-    small = LoaderBenchmark(patch_size=(40, 56, 40), volume_dhw=(48, 64, 48), cases=2)
-    plan, loading, augmentation = make_volumes(folder, small), LoaderSettings(), Augmentation.nnunet()
+    make_cases(folder, (48, 64, 48), 2)
+    plan, loading, augmentation = made_up_plan((40, 56, 40)), LoaderSettings(), Augmentation.nnunet()
     cases = list_cases(folder)
     patches = patch_source(folder, plan, cases, loading, augmentation, compiled=True)
     boxes = patch_source(folder, plan, cases, loading, augmentation, compiled=False)

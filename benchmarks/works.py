@@ -27,7 +27,8 @@ from data_preprocessing.phantom import Phantom, write_dataset
 from data_preprocessing.preprocessor import run
 from inference.predict import PredictSettings, predict_case
 from inference.sliding_window import SlidingWindow
-from nets.dynamic_unet import NetworkSettings, build_unet
+from nets.build import build_network
+from nets.dynamic_unet import NetworkSettings
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.transforms import transform_pair
 from training.losses.dice_ce import DiceCrossEntropy
@@ -168,7 +169,7 @@ def genesis(settings: WorkSettings) -> Iterator[Work]:
 def inference(settings: WorkSettings) -> Iterator[Work]:
     """A whole stored case to a label map on its scan's grid, by a network with random weights."""
     with preprocessed(settings) as (folder, plan):
-        network = build_unet(plan, network_settings(settings)).to(settings.device).eval()
+        network = build_network(plan, network_settings(settings)).to(settings.device).eval()
         windows = SlidingWindow(patch_size=plan.patch_size, batch_size=settings.batch_size)
         cases = list_cases(folder)
         if not cases:
@@ -196,7 +197,7 @@ def inference(settings: WorkSettings) -> Iterator[Work]:
 def training_step(settings: WorkSettings) -> Iterator[Work]:
     """One optimiser step on a constant batch, as main.py's without its loop."""
     with preprocessed(replace(settings, cases=1)) as (folder, plan):
-        network = build_unet(plan, network_settings(settings)).to(settings.device)
+        network = build_network(plan, network_settings(settings)).to(settings.device)
         optimizer = build_optimizer(network.parameters(), OptimizationSettings())
         loss = DeepSupervision(DiceCrossEntropy())
         loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=1)

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
 Recipe = Literal["default", "medicalnet"]
+DEPTH = 5  # the most down-samplings of a network
+MIN_FMAP = 4  # smallest side of a feature map
 ANISOTROPY = 3.0  # longest over shortest spacing, or patch side, from which the coarse axis is treated apart
 
 
@@ -170,6 +172,23 @@ def is_anisotropic(lengths: Sequence[float]) -> bool:
     return max(lengths) >= ANISOTROPY * min(lengths)
 
 
+def halvings(side: float, *, most: int = DEPTH, min_fmap: int = MIN_FMAP) -> int:
+    """THE rule of halving: how often a side can be halved before its feature map falls below ``min_fmap`` voxels.
+
+    A network halves whole voxels only, so a side has to be a multiple of 2**halvings to be halved as often.
+
+    Args:
+        side: voxels, or how many are wanted.
+        most: the most halvings.
+        min_fmap: smallest side of a feature map.
+    """
+    count = 0
+    while count < most and side >= 2 * min_fmap:
+        side /= 2
+        count += 1
+    return count
+
+
 @dataclass(frozen=True, kw_only=True)
 class Topology:
     """Stages of a U-Net encoder; index 0 is full resolution.
@@ -205,8 +224,8 @@ def topology(
     patch_size: Sequence[int],
     spacing_mm: Sequence[float],
     *,
-    depth: int = 5,
-    min_fmap: int = 4,
+    depth: int = DEPTH,
+    min_fmap: int = MIN_FMAP,
     filters: Sequence[int] | None = None,
     more_chn: bool = False,
 ) -> Topology:
@@ -231,7 +250,10 @@ def topology(
     strides, kernels = [(1,) * dim], []
     while len(strides) <= depth:
         fine = [length <= 2 * min(spacing) for length in spacing]
-        halve = [ok and side >= 2 * min_fmap and side % 2 == 0 for ok, side in zip(fine, sizes, strict=True)]
+        halve = [
+            ok and side % 2 == 0 and halvings(side, most=1, min_fmap=min_fmap) == 1
+            for ok, side in zip(fine, sizes, strict=True)
+        ]
         kernels.append(tuple(3 if ok else 1 for ok in fine))
         if not any(halve):
             break

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nets.choice import NetworkChoice
 from pytorch_lightning import Callback, Trainer
 
 from cases.case import list_cases
@@ -18,14 +17,16 @@ from cases.registry import is_own
 from cases.settings import Given
 from cases.splits import TrainingFoldSettings, fold_cases
 from data_loading.augmentation.pipeline import Augmentation, AugmentationSettings
-from data_loading.classes import ClassDataModule, read_classes
+from data_loading.classes import ClassDataModule
 from data_loading.module import LoaderSettings, PatchDataModule, SegmentationDataModule, SliceSettings
+from data_loading.sources.classes import read_classes
 from data_loading.sources.sampling import PlaceSettings
 from inference.sliding_window import SlidingWindow, WindowSettings
 from inference.tta import TTASettings
 from nets.build import build_network
+from nets.choice import NetworkChoice
 from nets.dynamic_unet import NetworkSettings
-from nets.weights.matching import TransferSettings, load_pretrained
+from nets.weights.matching import TransferSettings, start_from_weights
 from runtime.devices import DeviceSettings, devices, global_rank, gpu_of
 from runtime.dllogger_backend import LogSettings, ResultsSettings, RunLogger, open_log
 from training.checkpoint import SaveSettings, StartSettings, find_resumable, read_checkpoint
@@ -155,20 +156,13 @@ class Training:
         Returns:
             names of the parameters that took nothing of --pretrained; empty without it.
         """
-        start, transfer, module = self.given[StartSettings], self.given[TransferSettings], self.module
+        start, module = self.given[StartSettings], self.module
         if start.ckpt_path is not None:
             checkpoint = read_checkpoint(start.ckpt_path, trusted=self.trusted)
             checkpoint.check_kind(module.learns)
             checkpoint.check_plan(module.plan, self.data)
             checkpoint.fill(module.network, module.network_settings)
-        elif transfer.pretrained is not None:
-            report = load_pretrained(
-                module.network,
-                transfer.pretrained,
-                transfer=transfer.transfer,
-                min_coverage=transfer.min_coverage / 100,
-                weights_axes=transfer.weights_axes,
-            )
+        elif (report := start_from_weights(module.network, self.given[TransferSettings])) is not None:
             if global_rank() == 0:
                 self.results.mkdir(parents=True, exist_ok=True)
                 write_text(self.results / "pretrained.txt", "\n".join(report.lines()) + "\n")

@@ -18,7 +18,7 @@ from cases.plan import Plan
 from cases.regions import Regions, brats_regions
 from cases.settings import Given, Settings, setting
 from cli.building import flipped_axes
-from data_loading.classes import read_classes
+from data_loading.sources.classes import read_classes
 from inference.medicalnet import PublishedNetwork, read_published
 from inference.predict import PredictSettings
 from inference.sliding_window import Predictor, SlidingWindow, WindowSettings

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cases.plan import Normalization, Plan
 from data_preprocessing.recipes.medicalnet import INPUT_SIZE
-from nets.encoders.resnet import MedicalNet
-from nets.weights.formats import WeightsError, read_weights
-from nets.weights.rebuild import network_of
+from nets.medicalnet import MedicalNet
+from nets.weights.files import WeightsError
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def read_published(path: Path, input_size: Sequence[int] | None = None) -> Publi
     weights = read_weights(path)
     if weights.format != "resnet":
         raise WeightsError(f"{path} holds {weights.title}, not a segmentation network in MedicalNet's layout")
-    network = network_of(weights)
+    network = rebuild_network(weights)
     assert isinstance(network, MedicalNet)  # what a ResNet with a head is built as
     if network.dim != 3:
         raise WeightsError(f"{path} holds a network for {network.dim}D images, scans have three dimensions")

@@ -6,16 +6,15 @@ Shapes are (N, C, H, W) for ``dim`` 2 and (N, C, D, H, W) for ``dim`` 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cases.registry import Registry, RegistryError, is_own
+from nets.norm import NORMS
 from nets.norm.fused import fits, instance_norm_act
-
-Norm = Literal["instance", "batch", "group"]
-GROUPS = 16  # of group norm, fewer where the channels do not divide
 
 Layers = dict[int, Callable[..., nn.Module]]  # by the number of spatial axes
 
@@ -36,8 +35,6 @@ class Conv3d(nn.Conv3d):
 
 CONV: Layers = {2: nn.Conv2d, 3: Conv3d}
 CONV_TRANSPOSED: Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-BATCH_NORM: Layers = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-INSTANCE_NORM: Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 MAX_POOL: Layers = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -46,22 +43,29 @@ class NetworkError(ValueError):
     """Settings or an input that fit no network of ours."""
 
 
-def make_norm(norm: Norm, channels: int, dim: int, *, eps: float = 1e-5) -> nn.Module:
-    """An affine normalisation of ``channels``. Raises NetworkError for an unknown name."""
-    if norm == "instance":
-        return INSTANCE_NORM[dim](channels, eps=eps, affine=True)
-    if norm == "batch":
-        return BATCH_NORM[dim](channels, eps=eps)
-    if norm == "group":
-        groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels, eps=eps)
-    raise NetworkError(f"norm {norm!r} is not one of {', '.join(get_args(Norm))}")
+def make_norm(norm: str, channels: int, dim: int, *, eps: float = 1e-5) -> nn.Module:
+    """An affine normalisation of ``channels`` by its name in ``NORMS``. Raises NetworkError for an unknown name."""
+    if fault := name_fault(NORMS, norm):
+        raise NetworkError(fault)
+    made: nn.Module = NORMS.get(norm)(channels, dim, eps=eps)
+    return made
+
+
+def name_fault(table: Registry[Any], name: str) -> str:
+    """What is wrong with a name that should be of a table, or a user's own; empty where nothing is."""
+    if name not in table and not is_own(name):
+        return f"{table.kind} {name!r} is not one of {', '.join(table)}"
+    try:
+        table.get(name)
+    except RegistryError as error:
+        return str(error)
+    return ""
 
 
 class NormAct(nn.Module):
     """Normalisation, then LeakyReLU (``negative_slope`` 0: ReLU; None: no activation).
 
-    One module, so that one fused kernel can take the place of both (fused_norm.py): apart they are a third of a
+    One module, so that one fused kernel can take the place of both (nets/norm/fused.py): apart they are a third of a
     step on a CPU.
     """
 
@@ -113,7 +117,7 @@ class ConvNormAct(nn.Module):
         *,
         stride: Sequence[int] | None = None,
         dilation: int = 1,
-        norm: Norm | nn.Module = "instance",
+        norm: str | nn.Module = "instance",
         negative_slope: float | None = 0.01,
         bias: bool = False,
     ) -> None:
@@ -148,7 +152,7 @@ class ResidualBlock(nn.Module):
         kernel: Sequence[int],
         *,
         stride: Sequence[int] | None = None,
-        norm: Norm = "instance",
+        norm: str = "instance",
         negative_slope: float = 0.01,
     ) -> None:
         super().__init__()

@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
-from cases.plan import Plan
-from nets.blocks import CHANNELS_LAST
-from nets.dynamic_unet import DynamicUNet, NetworkSettings, build_unet, check_sides
-from nets.encoders.genesis import GenesisUNet
-from nets.encoders.resnet import MedicalNet
-from nets.encoders.unet import Encoder
+from cases.plan import Plan, Topology, topology
+from nets.blocks import CHANNELS_LAST, NetworkError
+from nets.choice import NetworkChoice, as_choice
+from nets.dynamic_unet import DynamicUNet, NetworkSettings, check_sides
+from nets.encoders.base import Encoder, whole_network
 from nets.heads import ClassificationHead, Classifier, TwoHeaded
+from nets.network import Network
 
-Network = DynamicUNet | GenesisUNet | MedicalNet
+Chosen = NetworkChoice | NetworkSettings  # the latter: with the defaults of its encoder's own settings
 
 
-def build_network(plan: Plan, settings: NetworkSettings, *, out_channels: int | None = None) -> Network:
+def build_network(plan: Plan, settings: Chosen, *, out_channels: int | None = None) -> Network:
     """Segmentation or restoration; ``out_channels`` defaults to the plan's classes.
 
     Raises:
-        PlanError, NetworkError: where plan and settings fit no network.
+        PlanError: for too few filters.
+        NetworkError: for a patch that the network cannot halve as it must.
     """
+    choice = as_choice(settings)
     outputs = plan.n_class if out_channels is None else out_channels
-    net: Network
-    if settings.conv_seg:
-        net = MedicalNet(
-            settings.resnet_depth,
-            plan.in_channels,
-            outputs,
-            dim=plan.dim,
-            shortcut=settings.shortcut,
-            checkpoint_activations=settings.checkpoint_activations,
+    stages = plan_topology(plan, choice.network)
+    whole = whole_network(choice.entry, choice.network)
+    if whole is None and stages.stages < 2:
+        raise NetworkError(
+            f"patch {plan.patch_size} cannot be halved down to feature maps of {choice.network.min_fmap}: "
+            "take a larger patch with even sides, or lower --min_fmap"
         )
-    elif settings.encoder == "genesis":
-        net = GenesisUNet(plan.in_channels, outputs, dim=plan.dim)
-        check_sides(plan.patch_size, net.total_stride)
-    else:
-        return build_unet(plan, settings, out_channels=outputs)
-    return net.to(memory_format=CHANNELS_LAST[plan.dim]) if settings.channels_last else net  # type: ignore[call-overload]
+    encoder: Encoder = choice.entry.build(plan.in_channels, stages, choice.network, *choice.own)
+    if whole is None:
+        return _unet(encoder, stages, outputs, choice)
+    net: Network = whole(encoder, outputs)
+    check_sides(plan.patch_size, net.total_stride)
+    if choice.network.layout == "NDHWC":
+        net.to(memory_format=CHANNELS_LAST[plan.dim])  # type: ignore[call-overload]
+    return net
 
 
-def build_encoder(plan: Plan, settings: NetworkSettings) -> Encoder:
+def plan_topology(plan: Plan, settings: NetworkSettings) -> Topology:
+    """Stages that suit the plan under the user's limits. Raises PlanError where filters are too few."""
+    return topology(
+        plan.patch_size,
+        plan.network_spacing,
+        depth=settings.depth,
+        min_fmap=settings.min_fmap,
+        filters=settings.filters,
+        more_chn=settings.more_chn,
+    )
+
+
+def _unet(encoder: Encoder, stages: Topology, out_channels: int, choice: NetworkChoice) -> DynamicUNet:
+    """The decoder has the widths of the plain network, since a ResNet's own, up to 2048, would outweigh it.
+
+    An encoder of more stages than the plan has goes on with the plan's last width, and kernels of 3.
+    """
+    more = max(0, len(encoder.strides) - stages.stages)
+    return DynamicUNet(
+        encoder,
+        out_channels,
+        decoder_channels=(*stages.filters, *(stages.filters[-1],) * more),
+        decoder_kernels=(*stages.kernels, *((3,) * len(stages.strides[0]),) * more),
+        settings=choice.network,
+        bias=choice.bias,
+    )
+
+
+def build_encoder(plan: Plan, settings: Chosen) -> Encoder:
     """The encoder of :func:`build_network` alone."""
-    return build_network(plan, settings, out_channels=1).encoder
+    encoder: Encoder = build_network(plan, settings, out_channels=1).encoder
+    return encoder
 
 
-def build_classifier(plan: Plan, settings: NetworkSettings, n_class: int, *, hidden: int | None = 1024) -> Classifier:
+def build_classifier(plan: Plan, settings: Chosen, n_class: int, *, hidden: int | None = 1024) -> Classifier:
     """Encoder, global average, and a dense layer of ``hidden`` units (None: one linear layer)."""
     return Classifier(build_encoder(plan, settings), n_class, hidden=hidden)
 
 
-def build_two_headed(plan: Plan, settings: NetworkSettings, n_class: int, *, hidden: int = 1024) -> TwoHeaded:
+def build_two_headed(plan: Plan, settings: Chosen, n_class: int, *, hidden: int = 1024) -> TwoHeaded:
     """Restoration of every input channel and classification, as Semantic Genesis trains them."""
     net = build_network(plan, settings, out_channels=plan.in_channels)
     head = ClassificationHead(net.encoder.channels[-1], n_class, dim=plan.dim, hidden=hidden, convolution=True)

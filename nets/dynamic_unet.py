@@ -9,103 +9,102 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cases.plan import Plan, Topology, topology
-from nets.blocks import CHANNELS_LAST, CONV, ConvNormAct, NetworkError, Norm, UpBlock, initialise
-from nets.encoders.resnet import BLOCKS, ResNetEncoder, Shortcut, resnet_strides
-from nets.encoders.unet import Encoder, UNetEncoder
-
-ENCODERS = ("unet", "genesis", *(f"resnet{depth}" for depth in BLOCKS))
+from cases.plan import DEPTH, MIN_FMAP
+from cases.settings import Settings, at_least, setting
+from nets.blocks import CHANNELS_LAST, CONV, ConvNormAct, NetworkError, UpBlock, initialise, name_fault
+from nets.encoders import ENCODERS
+from nets.encoders.base import DECODER_FIELDS, Encoder, whole_network
+from nets.network import Network
+from nets.norm import NORMS
 
 
 class PatchSizeError(NetworkError):
     """An input whose sides the network cannot halve as often as it must."""
 
 
+def _positive(filters: tuple[int, ...]) -> str:
+    return "" if filters and min(filters) >= 1 else "are not positive"
+
+
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
-    """What a user chooses about the network; the plan fixes the rest."""
+class NetworkSettings(Settings):
+    """Network; what is not asked here, the plan decides."""
 
-    depth: int = 5
-    """The most down-samplings."""
-    min_fmap: int = 4
-    """Smallest side of a feature map."""
-    filters: tuple[int, ...] | None = None
-    """Channels of each stage; None: 32, 64, 128, 256, then 320 (3D) or 512 (2D)."""
-    norm: Norm = "instance"
-    """A ResNet encoder keeps its batch norm, whose statistics come with its weights, and so does genesis."""
-    negative_slope: float = 0.01
-    """Of LeakyReLU."""
-    res_block: bool = False
-    """Residual blocks in the encoder; the decoder stays plain, as nnU-Net's residual networks have it."""
-    more_chn: bool = False
-    """64, 96, 128, 192, 256, 384, 512 channels, in the encoder and the decoder."""
-    deep_supervision: bool = False
-    deep_supr_num: int = 2
-    """Heads below full resolution that deep supervision adds."""
-    channels_last: bool = False
-    """Keep activations as (N, *space, C) in memory; the faster layout for mixed precision."""
-    bias: bool = True
-    """Biases of up-samplings and heads. nnU-Net v2 has them; off makes a network that v1 can hold."""
+    error = NetworkError
 
-    encoder: str = "unet"
-    """unet; resnet10, 18, 34, 50, 101, 152 or 200; or genesis, the published network of Models Genesis."""
-    shortcut: Shortcut | None = None
-    """Of a ResNet's blocks: A (padded) or B (convolution); None: A for 18 and 34, B for the others, as published."""
-    dilated: bool = False
-    """The published ResNet geometry: the last two layers are dilated and do not down-sample."""
-    checkpoint_activations: bool = False
-    """Recompute a ResNet's activations in the backward pass: slower, and far less memory."""
-    conv_seg: bool = False
-    """MedicalNet's published segmentation network in the place of a U-Net: the dilated ResNet and its own head."""
+    encoder: str = setting(
+        "unet",
+        "the plan's own U-Net; genesis, the published network; or a ResNet. Not given: the ResNet, with its shortcut, "
+        "that --pretrained holds, else unet",
+        flags=("--network",),
+        variants=ENCODERS,
+    )
+    depth: int = setting(DEPTH, "the most down-samplings", check=at_least(1))
+    min_fmap: int = setting(MIN_FMAP, "smallest side of a feature map", check=at_least(1))
+    filters: tuple[int, ...] | None = setting(
+        None, "channels of each stage; None: 32, 64, 128, ... at most 320 (512 in 2D)", check=_positive
+    )
+    norm: str = setting(
+        "instance",
+        "normalisation; a ResNet and genesis keep their batch norm, whose statistics come with their weights",
+        variants=NORMS,
+    )
+    negative_slope: float = setting(0.01, "slope of LeakyReLU below 0", check=at_least(0))
+    res_block: bool = setting(False, "residual blocks in the encoder; the decoder stays plain")
+    more_chn: bool = setting(False, "64, 96, 128, 192, 256, 384, 512 channels, in the encoder and the decoder")
+    layout: Literal["NCDHW", "NDHWC"] = setting(
+        "NCDHW", "memory layout of activations; NDHWC is channels-last, faster in mixed precision", kept=False
+    )
 
-    def __post_init__(self) -> None:
-        if self.filters is not None:  # a list, where the settings come from JSON
-            object.__setattr__(self, "filters", tuple(self.filters))
-        faults = []
-        if self.encoder not in ENCODERS:
-            faults.append(f"encoder {self.encoder!r} is not one of {', '.join(ENCODERS)}")
-        if self.shortcut not in (None, "A", "B"):
-            faults.append(f"shortcut {self.shortcut!r} is neither A nor B")
-        of_resnets = self.shortcut or self.dilated or self.checkpoint_activations or self.conv_seg
-        if not self.resnet_depth and of_resnets:
-            faults.append(
-                f"shortcut, dilated, checkpoint_activations and conv_seg belong to ResNets, not to {self.encoder!r}"
-            )
-        if self.conv_seg and (self.filters or self.more_chn or self.deep_supervision):
-            faults.append("filters, more_chn and deep_supervision do not change the published network of conv_seg")
-        if self.encoder != "unet" and self.res_block:
-            faults.append(f"res_block belongs to the encoder unet, not to {self.encoder!r}")
-        if self.encoder == "genesis" and (self.filters or self.more_chn or self.deep_supervision):
-            faults.append("filters, more_chn and deep_supervision do not change the published network genesis")
-        if self.depth < 1:
-            faults.append(f"depth {self.depth} is below 1")
-        if self.min_fmap < 1:
-            faults.append(f"min_fmap {self.min_fmap} is below 1")
-        if self.filters is not None and (not self.filters or min(self.filters) < 1):
-            faults.append(f"filters {self.filters} are not positive")
+    def faults(self) -> list[str]:
+        """Names that are in no table, and settings that the encoder does not read."""
+        faults = [fault for fault in (name_fault(ENCODERS, self.encoder), name_fault(NORMS, self.norm)) if fault]
         if self.filters is not None and self.more_chn:
             faults.append("filters and more_chn exclude each other")
-        if self.norm not in get_args(Norm):
-            faults.append(f"norm {self.norm!r} is not one of {', '.join(get_args(Norm))}")
-        if self.negative_slope < 0:
-            faults.append(f"negative_slope {self.negative_slope} is below 0")
-        if self.deep_supr_num < 1:
-            faults.append(f"deep_supr_num {self.deep_supr_num} is below 1")
-        if faults:
-            raise NetworkError("network: " + "; ".join(faults))
+        return faults if name_fault(ENCODERS, self.encoder) else [*self._encoder_faults(), *faults]
+
+    def _encoder_faults(self) -> list[str]:
+        entry = ENCODERS.get(self.encoder)
+        faults = []
+        for name in ("res_block", "conv_seg"):
+            if getattr(self, name, False) and name not in getattr(entry, "reads", ()):
+                readers = ", ".join(known for known in ENCODERS if name in getattr(ENCODERS.get(known), "reads", ()))
+                faults.append(f"{name} belongs to {readers}, not to {self.encoder!r}")
+        if whole_network(entry, self) and any(getattr(self, name, None) for name in DECODER_FIELDS):
+            faults.append(
+                f"filters, more_chn and deep_supervision do not change the published network of {self.encoder}"
+            )
+        return faults
 
     @property
-    def resnet_depth(self) -> int:
-        """50 for resnet50; 0 for an encoder that is no ResNet."""
-        return int(self.encoder.removeprefix("resnet")) if self.encoder in ENCODERS[2:] else 0
+    def lower_heads(self) -> int:
+        """Heads below full resolution that the decoder has at most."""
+        return 0
 
 
-class DynamicUNet(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class SegmentationNetworkSettings(NetworkSettings):
+    """Network for segmentation."""
+
+    deep_supervision: bool = setting(False, "losses at lower resolutions too")
+    deep_supr_num: int = setting(2, "how many lower resolutions", check=at_least(0))
+    conv_seg: bool = setting(
+        False,
+        "MedicalNet's published segmentation network instead of a U-Net: the dilated ResNet and a head at a quarter of "
+        "the resolution",
+    )
+
+    @property
+    def lower_heads(self) -> int:
+        return max(self.deep_supr_num, 1) if self.deep_supervision else 0
+
+
+class DynamicUNet(Network):
     """Encoder, decoder, and a head for each supervised resolution.
 
     Args:
@@ -115,6 +114,7 @@ class DynamicUNet(nn.Module):
         decoder_channels: of each level's decoder stage, full resolution first.
         decoder_kernels: of each level's decoder convolutions.
         settings: see :class:`NetworkSettings`.
+        bias: of up-samplings and heads. nnU-Net v2 has them; without, it is a network that v1 can hold.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class DynamicUNet(nn.Module):
         decoder_channels: Sequence[int],
         decoder_kernels: Sequence[Sequence[int]],
         settings: NetworkSettings,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -146,18 +147,18 @@ class DynamicUNet(nn.Module):
                 ConvNormAct(out + channels[level], out, kernel, norm=settings.norm, negative_slope=slope),
                 ConvNormAct(out, out, kernel, norm=settings.norm, negative_slope=slope),
             )
-            stages.append(UpBlock(below, out, stride=strides[level], convs=convs, bias=settings.bias))
+            stages.append(UpBlock(below, out, stride=strides[level], convs=convs, bias=bias))
             below = out
         self.decoder = nn.ModuleList(stages[::-1])  # by level: 0 is full resolution
 
-        lower = min(settings.deep_supr_num, len(self.decoder) - 1) if settings.deep_supervision else 0
+        lower = min(settings.lower_heads, len(self.decoder) - 1)
         one = (1,) * self.dim
         self.heads = nn.ModuleList(
-            CONV[self.dim](decoder_channels[level], out_channels, one, bias=settings.bias) for level in range(lower + 1)
+            CONV[self.dim](decoder_channels[level], out_channels, one, bias=bias) for level in range(lower + 1)
         )
         initialise(self, slope)
         self.memory_format = torch.contiguous_format
-        if settings.channels_last:
+        if settings.layout == "NDHWC":
             self.memory_format = CHANNELS_LAST[self.dim]
             self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
@@ -201,64 +202,3 @@ def check_sides(sides: Sequence[int], total_stride: Sequence[int]) -> None:
             f"patch sides {tuple(sides)} must be multiples of the network's total stride {tuple(total_stride)}: "
             f"take {fit}, or a shallower network"
         )
-
-
-def plan_topology(plan: Plan, settings: NetworkSettings) -> Topology:
-    """Stages that suit the plan under the user's limits. Raises PlanError where filters are too few."""
-    return topology(
-        plan.patch_size,
-        plan.network_spacing,
-        depth=settings.depth,
-        min_fmap=settings.min_fmap,
-        filters=settings.filters,
-        more_chn=settings.more_chn,
-    )
-
-
-def build_unet(plan: Plan, settings: NetworkSettings, *, out_channels: int | None = None) -> DynamicUNet:
-    """The U-Net of a plan, with the encoder of the settings; ``out_channels`` defaults to the plan's classes.
-
-    Raises:
-        PlanError: for too few filters.
-        NetworkError: for a patch too small to be halved even once.
-    """
-    stages = plan_topology(plan, settings)
-    if stages.stages < 2:
-        raise NetworkError(
-            f"patch {plan.patch_size} cannot be halved down to feature maps of {settings.min_fmap}: "
-            "take a larger patch with even sides, or lower --min_fmap"
-        )
-    classes = plan.n_class if out_channels is None else out_channels
-    if settings.resnet_depth:
-        return _resnet_unet(plan, stages, classes, settings)
-    encoder = UNetEncoder(
-        plan.in_channels,
-        stages,
-        norm=settings.norm,
-        negative_slope=settings.negative_slope,
-        residual=settings.res_block,
-    )
-    return DynamicUNet(
-        encoder, classes, decoder_channels=stages.filters, decoder_kernels=stages.kernels, settings=settings
-    )
-
-
-def _resnet_unet(plan: Plan, stages: Topology, out_channels: int, settings: NetworkSettings) -> DynamicUNet:
-    """The decoder has the widths of the plain network, since a ResNet's own, up to 2048, would outweigh it."""
-    encoder = ResNetEncoder(
-        settings.resnet_depth,
-        plan.in_channels,
-        dim=plan.dim,
-        shortcut=settings.shortcut,
-        strides=resnet_strides(stages.strides),
-        dilated=settings.dilated,
-        checkpoint_activations=settings.checkpoint_activations,
-    )
-    missing = len(encoder.strides) - stages.stages
-    return DynamicUNet(
-        encoder,
-        out_channels,
-        decoder_channels=(*stages.filters, *(stages.filters[-1],) * missing),
-        decoder_kernels=(*stages.kernels, *((3,) * plan.dim,) * missing),
-        settings=settings,
-    )

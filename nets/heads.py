@@ -6,28 +6,12 @@ U-Net, its logits read through a softmax (segmentation) or a sigmoid (restoratio
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from nets.blocks import ConvNormAct, initialise
-from nets.encoders.unet import Encoder
-
-
-class EncoderDecoder(Protocol):
-    """A U-Net that can be run in halves, so that a second head can branch off at the bottleneck."""
-
-    @property
-    def encoder(self) -> Encoder: ...
-
-    def skips(self, x: Tensor) -> list[Tensor]:
-        """Feature maps that :meth:`decode` takes, full resolution first; the last is the bottleneck."""
-        ...
-
-    def decode(self, skips: list[Tensor]) -> tuple[Tensor, ...]:
-        """Logits, full resolution first."""
-        ...
+from nets.encoders.base import Encoder
+from nets.network import Network
 
 
 class ClassificationHead(nn.Module):
@@ -85,7 +69,7 @@ class TwoHeaded(nn.Module):
     the first, for classification alone, and returns None in its place.
     """
 
-    def __init__(self, net: EncoderDecoder, head: ClassificationHead) -> None:
+    def __init__(self, net: Network, head: ClassificationHead) -> None:
         super().__init__()
         self.net = net
         self.head = head

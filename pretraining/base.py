@@ -25,7 +25,7 @@ from pytorch_lightning import Trainer
 
 from cases.plan import Plan
 from cases.settings import Given, Settings
-from nets.dynamic_unet import NetworkSettings
+from nets.choice import NetworkChoice
 from pretraining.corruption import Corruption
 from pretraining.restoration import RestorationModule
 from pretraining.source import Patches
@@ -42,7 +42,7 @@ class Run:
         fold: the fold that validates.
         load_plan: reads the folder's plan; a method that learns from other files never asks for it.
         load_fold: names of the fold's training and validation cases.
-        network: settings of the network.
+        network: what builds it.
         optimization: optimiser and schedule.
         record: the command's settings as JSON-able values, for the checkpoint.
     """
@@ -52,7 +52,7 @@ class Run:
     fold: int
     load_plan: Callable[[], Plan]
     load_fold: Callable[[], tuple[list[str], list[str]]]
-    network: NetworkSettings
+    network: NetworkChoice
     optimization: OptimizationSettings
     record: Mapping[str, Any] = field(default_factory=dict)
 

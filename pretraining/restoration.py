@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from cases.files import whole_file
 from cases.plan import Plan
 from cases.settings import Settings, above, setting
-from nets.build import build_network
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen, build_network
 from training.checkpoint import Kind
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
@@ -68,7 +67,7 @@ class RestorationModule(LearningModule):
     def __init__(
         self,
         plan: Plan,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         *,
         network: nn.Module | None = None,
         optimization: OptimizationSettings | None = None,

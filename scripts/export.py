@@ -23,8 +23,10 @@ from cases.registry import RegistryError
 from cases.settings import Settings, setting
 from cli.compose import parse
 from nets.weights.export import EXPORTS
-from nets.weights.formats import WeightsError, read_weights
-from nets.weights.rebuild import network_of, plan_and_settings
+from nets.weights.files import WeightsError
+from nets.weights.own import plan_and_network
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,12 @@ def export(ckpt_path: Path, to: str, out: Path) -> list[str]:
     """Write ``out`` whole or not at all. Returns notes. Raises WeightsError, and RegistryError for no such layout."""
     write = EXPORTS.get(to)
     weights = read_weights(ckpt_path)
-    written = write(network_of(weights))
+    written = write(rebuild_network(weights))
     if not isinstance(written, tuple) or len(written) != 2:
         raise RegistryError(f"{to} is no export: it must return what is saved, and a list of notes")
     content, notes = written
     if to == "medicalnet" and "conv_seg.6.weight" in weights.tensors and weights.format == "own":
-        notes.append(_size_note(plan_and_settings(weights)[0]))
+        notes.append(_size_note(plan_and_network(ckpt_path, weights.content)[0]))
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
         torch.save(content, temporary)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cases.case import list_cases, read_info
 from cases.plan import PLAN_FILE
-from cases.settings import Settings, above, at_least, setting
+from cases.settings import Given, Settings, above, at_least, setting
 from cli.compose import parse
 from cli.launch import MAIN, PREPROCESS, launch, split_at_dashes
 from cli.modes import parse_main
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, extra = split_at_dashes(sys.argv[1:] if argv is None else argv)
     settings = parse((ChainSettings,), own, DESCRIPTION)[ChainSettings]
     folder = settings.results / f"{read_dataset(settings.scans).name}_3d"
-    _check_network(_parsed(settings, folder, "en_de", extra)[0])
+    _check_network(_parsed(settings, folder, "en_de", extra)[0][NetworkSettings])
     if (folder / PLAN_FILE).is_file():
         _check(settings, folder, extra)
     modality = ["--modality", settings.modality] if settings.modality else []

@@ -14,9 +14,10 @@ import main
 import nets.encoders.resnet
 import preprocess
 from data_preprocessing.phantom import Phantom, write_dataset
-from nets.encoders.resnet import MedicalNet
+from nets.encoders.resnet import ResNetEncoder
+from nets.medicalnet import MedicalNet
 from nets.weights.export import to_medicalnet
-from nets.weights.formats import read_weights
+from nets.weights.reading import read_weights
 from scripts.export import main as export
 from settings import run_command
 
@@ -62,7 +63,7 @@ def cases(dataset):
 def published(path, depth, shortcut, classes=3):
     """A checkpoint as MedicalNet's training writes it, of a network with random weights."""
     torch.manual_seed(depth)
-    net = MedicalNet(depth, out_channels=classes, shortcut=shortcut)
+    net = MedicalNet(ResNetEncoder(depth, shortcut=shortcut, dilated=True), classes)
     content, _ = to_medicalnet(net)
     more = {"ecpoch": 3, "batch_id": 7, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(content | more, path, _use_new_zipfile_serialization=depth != 34)  # most of theirs are older than zip
@@ -255,7 +256,7 @@ def test_bad_input_gets_one_message_and_runs_no_code(dataset, cases, trained, tm
     torch.save(torch.nn.Conv3d(1, 1, 1), files["module"])
     torch.save({"state_dict": Evil()}, files["evil"])
     torch.save({"state_dict": {"features.0.weight": torch.zeros(3, 3)}}, files["other"])
-    net = MedicalNet(10)
+    net = MedicalNet(ResNetEncoder(10, dilated=True))
     state = {k: v for k, v in to_medicalnet(net)[0]["state_dict"].items() if "conv_seg" not in k}
     torch.save({"state_dict": state}, files["headless"])
     evaluate = ["--exec_mode", "evaluate", "--gpus", 0, "--results", tmp_path, "--img_list", dataset / "val.txt"]

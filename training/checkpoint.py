@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +12,18 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from cases.files import whole_file
-from cases.plan import Plan, PlanError
+from cases.plan import Plan
 from cases.settings import Kept, Settings, as_json, setting, shown
-from nets.blocks import NetworkError
-from nets.build import Network, build_network
-from nets.dynamic_unet import NetworkSettings
-from nets.weights.formats import WeightsError, load_safely
+from nets.build import Chosen, build_network
+from nets.choice import as_choice
+from nets.network import Network
+from nets.weights.files import WeightsError
+from nets.weights.own import ForeignWeightsError, OwnCheckpoint, read_own
 
 Kind = Literal["segmentation", "restoration", "classification", "autoencoder", "semantic"]
 
 LAST = "last.ckpt"
-SAME_LAYERS = {"channels_last", "checkpoint_activations", "negative_slope"}  # settings that change no parameter
+SAME_LAYERS = {"layout", "checkpoint_activations", "negative_slope"}  # settings that change no parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +71,8 @@ class WholeFiles(TorchCheckpointIO):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(OwnCheckpoint):
     """What ``predict`` needs: nothing else lies beside it."""
-
-    path: Path
-    plan: Plan
-    network: NetworkSettings
-    settings: dict[str, Any]
-    weights: dict[str, torch.Tensor]
-    n_outputs: int
-    kind: Kind
 
     def build(self) -> Network:
         """The network with its weights (the averaged ones, where training averaged)."""
@@ -87,7 +80,7 @@ class Checkpoint:
         self.fill(network)
         return network
 
-    def fill(self, network: torch.nn.Module, made_with: NetworkSettings | None = None) -> None:
+    def fill(self, network: torch.nn.Module, made_with: Chosen | None = None) -> None:
         """Put the weights into a network of the very same layers.
 
         Args:
@@ -99,11 +92,11 @@ class Checkpoint:
         found = {name: weight.shape for name, weight in self.weights.items()}
         wanted = {name: weight.shape for name, weight in network.state_dict().items()}
         if differ := sorted(name for name in found | wanted if found.get(name) != wanted.get(name)):
-            ran, now = asdict(self.network), asdict(made_with or self.network)
+            ran, now = self.network.to_json(), as_choice(made_with or self.network).to_json()
             flags = ", ".join(
-                f"--{name} {ran[name]}, not {now[name]}"
+                f"--{name} {ran[name]}, not {now.get(name)}"
                 for name in sorted(ran.keys() - SAME_LAYERS)
-                if ran[name] != now[name]
+                if ran[name] != now.get(name)
             )
             shown = f" ({flags})" if flags else ""
             raise CheckpointError(
@@ -181,54 +174,30 @@ def stored_value(run: Mapping[str, Any], entry: Field[Any]) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def describe(
-    kind: Kind, plan: Plan, network: NetworkSettings, n_outputs: int, run_settings: dict[str, Any]
-) -> dict[str, Any]:
+def describe(kind: Kind, plan: Plan, network: Chosen, n_outputs: int, run_settings: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint holds beside the weights, so that :func:`read_checkpoint` needs nothing else."""
     return {
         "kind": kind,
         "plan": plan.to_json(),
-        "network_settings": asdict(network),
+        "network_settings": as_choice(network).to_json(),
         "n_outputs": n_outputs,
         "settings": run_settings,
     }
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint without running any code from it.
+def read_checkpoint(path: Path, *, trusted: Collection[str] = ()) -> Checkpoint:
+    """Read a checkpoint without running any code from it; ``trusted`` as :func:`nets.weights.own.read_own` takes it.
 
     Raises:
         CheckpointError: naming the file, for anything that is not a checkpoint of this program.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: give the path of a .ckpt file that training wrote")
     try:
-        content = load_safely(path)
+        own = read_own(path, trusted=trusted)
+    except ForeignWeightsError as error:
+        raise ForeignCheckpointError(str(error)) from error
     except WeightsError as error:
         raise CheckpointError(str(error)) from error
-    wanted = {"kind", "plan", "network_settings", "n_outputs", "settings", "state_dict"}
-    if not wanted <= set(content):
-        raise ForeignCheckpointError(
-            f"{path} is no checkpoint of this program; other weights start a training with --pretrained, and "
-            "MedicalNet's segmentation networks take evaluate --img_list or predict --input"
-        )
-    try:
-        plan = Plan.from_json(content["plan"])
-        network = NetworkSettings(**content["network_settings"])
-    except (PlanError, NetworkError, TypeError) as error:
-        raise CheckpointError(f"{path} is of another version of this program: {error}") from error
-    prefix = "network."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    return Checkpoint(
-        path=path,
-        plan=plan,
-        network=network,
-        settings=content["settings"],
-        weights=weights,
-        n_outputs=content["n_outputs"],
-        kind=content["kind"],
-    )
+    return Checkpoint(**{entry.name: getattr(own, entry.name) for entry in fields(own)})
 
 
 def find_resumable(

@@ -24,8 +24,7 @@ from cases.plan import Plan
 from cases.settings import Settings, at_least, setting
 from data_loading.sources.classes import ClassTable
 from inference.sliding_window import SlidingWindow, axis_starts
-from nets.build import build_classifier
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen, build_classifier
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
 
@@ -128,7 +127,7 @@ class ClassificationModule(LearningModule):
     def __init__(
         self,
         plan: Plan,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         table: ClassTable,
         *,
         settings: ClassificationSettings,

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.settings import Settings, above, at_least, below_one, setting
-from nets.weights.formats import load_safely
+from nets.weights.own import read_own
 from runtime.affinity import Binding, Mode
 from runtime.dllogger_backend import RunLogger
 from runtime.memory import keep_freed_memory
@@ -244,7 +244,7 @@ def _stopped(trainer: Trainer, last: Path | None) -> str:
     where = f"stopped in epoch {trainer.current_epoch}"
     if last is None or not last.is_file():
         return f"{where}, before any checkpoint: the same command begins anew"
-    return f"{where}; --resume_training continues from the end of epoch {load_safely(last)['epoch']} ({last})"
+    return f"{where}; --resume_training continues from the end of epoch {read_own(last).epoch} ({last})"
 
 
 @rank_zero_only

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cases.plan import Plan
 from cases.settings import SettingsError
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen
+from nets.choice import as_choice
 from training.checkpoint import Kind, describe
 from training.optimization import MONITORED, OptimizationSettings, optimizer_and_schedule, parameter_groups
 
@@ -45,7 +46,7 @@ class LearningModule(LightningModule):
         self,
         plan: Plan,
         network: nn.Module,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         *,
         n_outputs: int,
         optimization: OptimizationSettings | None,
@@ -54,7 +55,7 @@ class LearningModule(LightningModule):
         super().__init__()
         self.plan = plan
         self.network: Any = network
-        self.network_settings = network_settings
+        self.network_settings = as_choice(network_settings)
         self.n_outputs = n_outputs
         self.optimization = optimization or OptimizationSettings()
         if self.optimization.scheduler == "plateau" and self.monitor != MONITORED:

@@ -17,8 +17,8 @@ from inference.metrics import DiceMeter
 from inference.restore import decide, to_cropped
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
-from nets.build import Network
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen
+from nets.network import Network
 from training.learning import LearningModule
 from training.losses.base import Loss, VolumeLoss
 from training.losses.supervision import DeepSupervision
@@ -61,7 +61,7 @@ class SegmentationModule(LearningModule):
         self,
         plan: Plan,
         network: Network,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         *,
         windows: SlidingWindow,
         loss: Loss,

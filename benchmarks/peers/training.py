@@ -10,7 +10,8 @@ from monai.networks.nets import DynUNet
 
 from benchmarks.made_up import made_up_plan
 from benchmarks.peers.comparison import Comparison, compare, take_turns, whole_eighths
-from nets.dynamic_unet import NetworkSettings, build_unet
+from nets.build import build_network
+from nets.dynamic_unet import NetworkSettings
 from training.losses.dice_ce import DiceCrossEntropy
 from training.losses.supervision import DeepSupervision
 from training.optimization import OptimizationSettings, build_optimizer
@@ -34,7 +35,7 @@ def train(rounds: int, scale: float) -> list[Comparison]:
 
 def _our_step(patch: tuple[int, ...], image: torch.Tensor, label: torch.Tensor) -> Any:
     plan = made_up_plan(patch, channels=("MRI",))
-    network = build_unet(plan, NetworkSettings(filters=FILTERS, depth=len(FILTERS) - 1, layout="NDHWC"))
+    network = build_network(plan, NetworkSettings(filters=FILTERS, depth=len(FILTERS) - 1, layout="NDHWC"))
     optimizer = build_optimizer(network.parameters(), OptimizationSettings())
     loss = DeepSupervision(DiceCrossEntropy())
 

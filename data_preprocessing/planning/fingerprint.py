@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from cases.plan import Normalization, Plan, is_anisotropic
+from cases.plan import MIN_FMAP, Normalization, Plan, halvings, is_anisotropic
 from data_preprocessing.crop import nonzero_box
 from data_preprocessing.layouts.dataset import Dataset, DatasetError, Scan, array_faults, label_faults, read_scan
 from data_preprocessing.planning.tasks import Task
@@ -23,8 +23,6 @@ HU_RANGE = (-4096, 32767)
 PERCENTILES = (0.5, 99.5)
 BUDGET_3D = 128**3
 SIDE_2D = 512
-LARGEST_STRIDE = 32  # five down-samplings
-MIN_FMAP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +208,7 @@ def patch_size(facts: Sequence[Facts], spacing_mm: Sequence[float], dim: Literal
 
 
 def _stride(side: float) -> int:
-    """The largest power of two, up to ``LARGEST_STRIDE``, that leaves ``MIN_FMAP`` voxels of a side."""
-    return min(LARGEST_STRIDE, 2 ** max(0, int(math.log2(max(side, 1) / MIN_FMAP)))) if side >= MIN_FMAP else 1
+    return int(2 ** halvings(side))
 
 
 def _halvable(side: float) -> int:

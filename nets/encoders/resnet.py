@@ -7,11 +7,11 @@ U-Net): they halve the resolution, which gives a U-Net the pyramid that it wants
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from nets.blocks import BATCH_NORM, CONV, CONV_TRANSPOSED, MAX_POOL, ConvNormAct, NetworkError, initialise
+from cases.plan import Topology
+from cases.settings import Settings, setting
+from nets.blocks import MAX_POOL, ConvNormAct, NetworkError
+from nets.dynamic_unet import NetworkSettings, SegmentationNetworkSettings
+from nets.medicalnet import MedicalNet
 
 Shortcut = Literal["A", "B"]
 
@@ -35,7 +39,7 @@ BLOCKS = {
 BOTTLENECK_FROM = 50
 EXPANSION = 4  # of a bottleneck block: output over inner channels
 WIDTHS = (64, 128, 256, 512)
-PUBLISHED_SHORTCUT: dict[int, Shortcut] = {18: "A", 34: "A"}  # B for all others
+MEDICALNET_SHORTCUT: dict[int, Shortcut] = {18: "A", 34: "A"}  # as published; B for all others
 
 
 class PaddedSkip(nn.Module):
@@ -52,7 +56,7 @@ class PaddedSkip(nn.Module):
 
 
 class ResNetBlock(nn.Module):
-    """Two convolutions (basic), or 1x1x1 - 3x3x3 - 1x1x1 (bottleneck), and a way around them."""
+    """Two convolutions (basic), or 1x1x1 - 3x3x3 - 1x1x1 (bottleneck), and a shortcut around them."""
 
     def __init__(
         self,
@@ -91,7 +95,7 @@ class ResNetBlock(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-    """Stem and four layers, as an :class:`nets.encoders.unet.Encoder` whose first stage is below full resolution.
+    """Stem and four layers, as an :class:`nets.encoders.base.Encoder` whose first stage is below full resolution.
 
     Args:
         depth: 10, 18, 34, 50, 101, 152 or 200.
@@ -117,7 +121,7 @@ class ResNetEncoder(nn.Module):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        shortcut = shortcut or PUBLISHED_SHORTCUT.get(depth, "B")
+        shortcut = shortcut or MEDICALNET_SHORTCUT.get(depth, "B")
         if depth not in BLOCKS or shortcut not in ("A", "B"):
             known = ", ".join(map(str, BLOCKS))
             raise NetworkError(f"ResNet depth {depth}, shortcut {shortcut!r}: known are depths {known}, shortcuts A, B")
@@ -188,69 +192,6 @@ def _statistics_frozen(module: nn.Module) -> Iterator[None]:
                 norm.num_batches_tracked.sub_(1)
 
 
-class MedicalNet(nn.Module):
-    """The published segmentation network: dilated ResNet, up-convolution, two convolutions.
-
-    Its logits have a quarter of the input's resolution.
-    """
-
-    def __init__(
-        self,
-        depth: int,
-        in_channels: int = 1,
-        out_channels: int = 2,
-        *,
-        dim: int = 3,
-        shortcut: Shortcut | None = None,
-        checkpoint_activations: bool = False,
-    ) -> None:
-        super().__init__()
-        self.encoder = ResNetEncoder(
-            depth,
-            in_channels,
-            dim=dim,
-            shortcut=shortcut,
-            dilated=True,
-            checkpoint_activations=checkpoint_activations,
-        )
-        self.out_channels = out_channels
-        self.dim = dim
-        self.total_stride = (1,) * dim  # any size will do: the logits are resized to it
-        self.conv_seg = nn.Sequential(
-            CONV_TRANSPOSED[dim](self.encoder.channels[-1], 32, 2, 2),
-            BATCH_NORM[dim](32),
-            nn.ReLU(inplace=True),
-            CONV[dim](32, 32, 3, padding=1, bias=False),
-            BATCH_NORM[dim](32),
-            nn.ReLU(inplace=True),
-            CONV[dim](32, out_channels, 1, bias=False),
-        )
-        initialise(self, 0.0)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, C, *space) to a tuple of one map of logits.
-
-        In training they stay at a quarter of the resolution, to which the published training resizes
-        its labels (nearest). In evaluation the *probabilities* are brought to (N, out_channels, *space)
-        linearly, corners staying where they are, as the published test does, and returned as logarithms, so that
-        a softmax gives them back.
-        """
-        logits = self.decode(self.skips(x))[0]
-        if self.training:
-            return (logits,)
-        mode = "bilinear" if self.dim == 2 else "trilinear"
-        probabilities = F.interpolate(logits.float().softmax(1), x.shape[2:], mode=mode, align_corners=True)
-        return (probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(),)
-
-    def skips(self, x: Tensor) -> list[Tensor]:
-        """The encoder's feature maps; the last is the bottleneck."""
-        return self.encoder(x)
-
-    def decode(self, skips: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Feature maps to logits at a quarter of the resolution; only the last map is used."""
-        return (self.conv_seg(skips[-1]),)
-
-
 def resnet_strides(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     """A topology's strides (its first is full resolution) as the five that a ResNet has.
 
@@ -260,11 +201,53 @@ def resnet_strides(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...],
     return (*strides[1:6], *(one,) * (6 - len(strides[:6])))
 
 
-def statistics_count(module: nn.Module) -> int:
-    """Numbers of the moving statistics."""
-    return sum(buffer.numel() for buffer in module.buffers() if buffer.ndim)
+@dataclass(frozen=True, kw_only=True)
+class ResNetSettings(Settings):
+    """ResNet encoder."""
+
+    error = NetworkError
+
+    shortcut: Shortcut | None = setting(
+        None, "shortcut of a block: A, padded; B, convolution; None: A for 18 and 34, B for the others, as published"
+    )
+    dilated: bool = setting(
+        False, "the published ResNet: its last two layers are dilated; off: they halve the resolution, as a U-Net wants"
+    )
+    checkpoint_activations: bool = setting(
+        False,
+        "compute activations twice: a third slower, far less memory; for resnet101 and deeper",
+        kept=False,
+    )
+
+    def faults(self) -> list[str]:
+        return [] if self.shortcut in (None, "A", "B") else [f"shortcut {self.shortcut!r} is neither A nor B"]
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(math.prod(p.shape) for p in module.parameters() if p.requires_grad)
+@dataclass(frozen=True)
+class ResNetEntry:
+    """A depth of ``ENCODERS``."""
+
+    depth: int
+    settings: Any = ResNetSettings
+    reads: tuple[str, ...] = ("conv_seg",)
+
+    def build(self, in_channels: int, stages: Topology, network: NetworkSettings, own: ResNetSettings) -> ResNetEncoder:
+        """With the plan's strides, or as published under MedicalNet's own segmentation network."""
+        published = self.whole(network) is not None
+        return ResNetEncoder(
+            self.depth,
+            in_channels,
+            dim=len(stages.strides[0]),
+            shortcut=own.shortcut,
+            strides=None if published else resnet_strides(stages.strides),
+            dilated=own.dilated or published,
+            checkpoint_activations=own.checkpoint_activations,
+        )
+
+    def whole(self, network: NetworkSettings) -> Callable[[ResNetEncoder, int], MedicalNet] | None:
+        """MedicalNet's segmentation network where ``conv_seg`` asks for it."""
+        asked = isinstance(network, SegmentationNetworkSettings) and network.conv_seg
+        return MedicalNet if asked else None
+
+
+RESNET10, RESNET18, RESNET34, RESNET50, RESNET101, RESNET152, RESNET200 = map(ResNetEntry, BLOCKS)

@@ -1,47 +1,25 @@
-"""Encoders that the dynamic U-Net can host.
-
-An encoder turns (N, C, *space) into one feature map a stage, highest resolution first. The U-Net
-asks for nothing else, so a ResNet whose first stage is already at half resolution fits as well.
-"""
+"""The plain encoder of a U-Net, and the residual one (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)."""
 
 from __future__ import annotations
-
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from cases.plan import Topology
-from nets.blocks import ConvNormAct, Norm, ResidualBlock
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What a decoder needs to know of an encoder.
-
-    Attributes:
-        in_channels: of the image.
-        channels: of each stage's feature map, highest resolution first.
-        strides: of each stage against the one before (the first against the image), along the spatial axes.
-    """
-
-    in_channels: int
-    channels: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """(N, C, *space) to one (N, channels[i], *space / product of strides[: i + 1]) a stage."""
-        ...
+from nets.blocks import ConvNormAct, ResidualBlock
+from nets.dynamic_unet import NetworkSettings
 
 
 class UNetEncoder(nn.Module):
     """Two convolutions a stage, or one residual block; the first convolution of a stage carries its stride."""
+
+    reads = ("res_block",)
 
     def __init__(
         self,
         in_channels: int,
         topology: Topology,
         *,
-        norm: Norm = "instance",
+        norm: str = "instance",
         negative_slope: float = 0.01,
         residual: bool = False,
     ) -> None:
@@ -61,7 +39,19 @@ class UNetEncoder(nn.Module):
                 self.stages.append(nn.Sequential(first, second))
             in_channels = out
 
+    @classmethod
+    def build(cls, in_channels: int, stages: Topology, network: NetworkSettings) -> UNetEncoder:
+        """Stages, kernels and channels as the plan's topology has them."""
+        return cls(
+            in_channels,
+            stages,
+            norm=network.norm,
+            negative_slope=network.negative_slope,
+            residual=network.res_block,
+        )
+
     def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, *space) to one (N, filters[i], *space / product of strides[: i + 1]) a stage."""
         features = []
         for stage in self.stages:
             x = stage(x)

@@ -1,4 +1,4 @@
-"""The CPU kernels of fused_norm.py, compiled by numba, for channels-last tensors.
+"""The CPU kernels of fused.py, compiled by numba, for channels-last tensors.
 
 A voxel's channels lie side by side, so that statistics, normalisation and activation run over them in
 vector registers, and the backward pass reads no more than the layer's input and the gradient. bfloat16 is
@@ -27,7 +27,7 @@ BLOCK = 256  # tiles that a float32 sum spans
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Activation, mean and 1 / standard deviation; see fused_norm.py. ``x`` is channels-last."""
+    """Activation, mean and 1 / standard deviation; see fused.py. ``x`` is channels-last."""
     out = torch.empty_like(x)
     mean, inverse = (np.empty(x.shape[:2], np.float32) for _ in range(2))
     rows, results = _rows(x), _rows(out)
@@ -51,7 +51,7 @@ def backward(
     inverse: Tensor,
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, weight and bias; see fused_norm.py."""
+    """Gradients of ``x``, weight and bias; see fused.py."""
     out = torch.empty_like(x)
     means, inverses = mean.numpy(), inverse.numpy()
     d_weight, d_bias = np.empty_like(means), np.empty_like(means)

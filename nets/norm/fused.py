@@ -1,40 +1,26 @@
 """Instance norm and LeakyReLU as one operator: which kernel takes a tensor, and its gradient.
 
 PyTorch computes the two apart, and reorders a channels-last tensor twice to normalise it. The operator's
-kernels lie in fused_norm_cpu.py (numba, channels-last) and fused_norm_triton.py (CUDA). Both save the input
-and the moments alone, and compute the normalised values again in the backward pass. To autograd, autocast
-and torch.compile it is an operator like PyTorch's own.
+kernels lie in cpu.py (numba, channels-last) and triton_kernels.py (CUDA). Both save the input and the moments
+alone, and compute the normalised values again in the backward pass. To autograd, autocast and torch.compile it is
+an operator like PyTorch's own.
 Ulyanov et al. 2016, arXiv:1607.08022.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import sysconfig
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-
-def _triton_builds() -> bool:
-    """Whether Triton is installed, and the C compiler and Python header that it needs to start a kernel."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    header = Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h")
-    return find_spec("triton") is not None and compiler is not None and header.is_file()
-
+from runtime import triton
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
-DTYPES = {
-    "cpu": (torch.float32, torch.bfloat16),
-    "cuda": (torch.float32, torch.bfloat16, torch.float16) if _triton_builds() else (),
-}
+DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 MOST_VOXELS = 2**30  # of an instance; kernels count them in 32 bits
 
 Moments = tuple[Tensor, Tensor, Tensor]
@@ -49,6 +35,8 @@ def fits(x: Tensor) -> bool:
     if x.ndim not in CHANNELS_LAST or x.dtype not in DTYPES.get(x.device.type, ()) or torch.jit.is_tracing():
         return False
     if x.numel() == 0 or math.prod(x.shape[2:]) >= MOST_VOXELS:
+        return False
+    if x.device.type == "cuda" and not _triton_builds():
         return False
     layout = _layout(x)
     return layout == CHANNELS_LAST[x.ndim] or (x.device.type == "cuda" and layout == torch.contiguous_format)
@@ -73,6 +61,11 @@ def instance_norm_act(
     return out
 
 
+@torch.compiler.assume_constant_result  # torch.compile asks once, and does not look inside
+def _triton_builds() -> bool:
+    return triton.available()
+
+
 def _layout(x: Tensor) -> torch.memory_format | None:
     """Contiguous before channels-last where a tensor, of one channel say, is both; None: neither."""
     formats = (torch.contiguous_format, CHANNELS_LAST[x.ndim])
@@ -82,12 +75,12 @@ def _layout(x: Tensor) -> torch.memory_format | None:
 def _kernels(x: Tensor) -> Any:
     """The module whose kernels run where ``x`` lies."""
     if x.device.type == "cpu":
-        from nets.norm import cpu as fused_norm_cpu
+        from nets.norm import cpu  # brings Numba, which a GPU does without
 
-        return fused_norm_cpu
-    from nets.norm import triton_kernels as fused_norm_triton  # Triton is not everywhere
+        return cpu
+    from nets.norm import triton_kernels  # Triton is not everywhere
 
-    return fused_norm_triton
+    return triton_kernels
 
 
 def _forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, slope: float) -> Moments:

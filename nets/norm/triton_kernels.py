@@ -1,4 +1,4 @@
-"""The CUDA kernels of fused_norm.py, in Triton; contiguous and channels-last tensors alike.
+"""The CUDA kernels of fused.py, in Triton; contiguous and channels-last tensors alike.
 
 A program walks over a chunk of the voxels of one instance (contiguous) or of up to 64 instances of a sample
 that lie side by side (channels-last), so that neighbouring threads read neighbouring values; a large
@@ -56,7 +56,7 @@ def _walk(x: Tensor) -> _Walk:
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Activation, mean and 1 / standard deviation; see fused_norm.py. ``x`` is contiguous or channels-last."""
+    """Activation, mean and 1 / standard deviation; see fused.py. ``x`` is contiguous or channels-last."""
     walk = _walk(x)
     chunks = walk.grid[1]
     out = torch.empty_like(x)
@@ -82,7 +82,7 @@ def backward(
     inverse: Tensor,
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``x``, weight and bias; see fused_norm.py. ``gradient`` has the layout of ``x``."""
+    """Gradients of ``x``, weight and bias; see fused.py. ``gradient`` has the layout of ``x``."""
     walk = _walk(x)
     out = torch.empty_like(x)
     parts = x.new_empty((2, mean.numel(), walk.grid[1]), dtype=torch.float32)

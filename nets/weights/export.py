@@ -19,7 +19,7 @@ from nets.dynamic_unet import DynamicUNet
 from nets.encoders.resnet import ResNetEncoder
 from nets.encoders.unet import UNetEncoder
 from nets.weights.adapt import adapt_conv
-from nets.weights.formats import WeightsError
+from nets.weights.files import WeightsError
 
 Exported = tuple[dict[str, Any], list[str]]
 _CONV = r"(encoder\.stages|decoder)\.(\d+)\.(?:convs\.)?(\d+)\.(conv|norm_act\.norm)\.(\w+)"
@@ -80,7 +80,9 @@ def to_medicalnet(net: nn.Module) -> Exported:
 
 
 EXPORTS: Registry[Callable[[nn.Module], Exported]] = Registry(
-    "export", {"nnunet_v1": to_nnunet_v1, "nnunet_v2": to_nnunet_v2, "medicalnet": to_medicalnet}, needs=("__call__",)
+    "layout of weights",
+    {"nnunet_v1": to_nnunet_v1, "nnunet_v2": to_nnunet_v2, "medicalnet": to_medicalnet},
+    needs=("__call__",),
 )
 
 

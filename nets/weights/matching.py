@@ -20,23 +20,76 @@ A ResNet into a ResNet must have the same depth and shortcut: other blocks would
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from cases.settings import Settings, setting, within
 from nets.weights.adapt import adapt_conv, adapt_up, adapt_vector
-from nets.weights.formats import PUBLISHED_AXES, Weights, WeightsAxes, WeightsError, read_weights, resnet_kind
+from nets.weights.files import WeightsError
+from nets.weights.formats import FORMATS
+from nets.weights.reading import Weights, WeightsAxes, read_weights, resnet_kind
 from nets.weights.report import Action, Entry, Report
+from nets.weights.roles import is_bottleneck, layer_roles, layers_of, split_name
 
 Transfer = Literal["encoder", "all"]
-MIN_COVERAGE = 0.5
+MIN_COVERAGE = 50.0  # percent
 
 _NORM = ".norm_act.norm."
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(Settings):
+    """Weights to start from."""
+
+    error = WeightsError
+
+    pretrained: Path | None = setting(None, "any known checkpoint to take weights from", flags=("-w",), kept=False)
+    transfer: Transfer = setting("encoder", "what to take of --pretrained", kept=False)
+    min_coverage: float = setting(
+        MIN_COVERAGE,
+        "least percentage of the encoder that --pretrained must fill",
+        check=within(0, 100),
+        kept=False,
+    )
+    weights_axes: WeightsAxes = setting(
+        "dhw",
+        "published Genesis kernels: turned to our (D, H, W) axes, or as their authors stored them",
+        kept=False,
+    )
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Where no encoder is given, the ResNet that the file holds, with its shortcut; nothing for other networks.
+
+        Raises:
+            WeightsError: for a file that cannot be read.
+        """
+        if given.get("encoder") is not None or given.get("pretrained") is None:
+            return {}
+        resnet = read_weights(Path(given["pretrained"])).resnet
+        if resnet is None:
+            return {}
+        depth, shortcut = resnet
+        return {"encoder": f"resnet{depth}", "shortcut": given.get("shortcut") or shortcut}
+
+
+def start_from_weights(net: nn.Module, settings: TransferSettings) -> Report | None:
+    """Fill a network as the settings say; None where they name no file. Raises as :func:`load_pretrained`."""
+    if settings.pretrained is None:
+        return None
+    return load_pretrained(
+        net,
+        settings.pretrained,
+        transfer=settings.transfer,
+        min_coverage=settings.min_coverage / 100,
+        weights_axes=settings.weights_axes,
+    )
 
 
 def load_pretrained(
@@ -44,17 +97,17 @@ def load_pretrained(
     weights: Path | Weights,
     *,
     transfer: Transfer = "encoder",
-    min_coverage: float = MIN_COVERAGE,
+    min_coverage: float = MIN_COVERAGE / 100,
     weights_axes: WeightsAxes = "dhw",
 ) -> Report:
     """Fill a network with what a checkpoint offers.
 
     Args:
         net: any network of ours; changed in place, or not at all where an error is raised.
-        weights: the file, or what :func:`nets.formats.read_weights` made of it.
+        weights: the file, or what :func:`nets.weights.reading.read_weights` made of it.
         transfer: "encoder", or "all": the decoder and fitting heads too.
         min_coverage: least share of the encoder's numbers that must come from the file.
-        weights_axes: see :func:`nets.formats.read_weights`.
+        weights_axes: see :func:`nets.weights.reading.read_weights`.
 
     Raises:
         WeightsError: for a file that cannot be read, a ResNet of another depth or shortcut, or too
@@ -100,15 +153,20 @@ def _remedy(weights: Weights, target: dict[str, Tensor]) -> str:
 
 def _flags(weights: Weights) -> str:
     """The flags that rebuild a file's encoder."""
-    settings = weights.content.get("network_settings", {})
     if resnet := weights.resnet:
         return f"--encoder resnet{resnet[0]} --shortcut {resnet[1]}"
-    if weights.format in PUBLISHED_AXES or settings.get("encoder") == "genesis":
-        return "--encoder genesis"
+    if chosen := FORMATS.get(weights.format).encoder or _own_encoder(weights):
+        return chosen
     firsts = [re.fullmatch(r"encoder\.stages\.\d+\.0(\.convs\.0)?\.conv\.weight", name) for name in weights.tensors]
     widths = [str(len(weights.tensors[first.string])) for first in firsts if first]
     block = " --res_block" if any(first and first[1] for first in firsts) else ""
     return f"--encoder unet{block} --filters {' '.join(widths)} --depth {len(widths) - 1}"
+
+
+def _own_encoder(weights: Weights) -> str:
+    """The flag that chooses the encoder of one of our checkpoints, unless it is the plain U-Net's."""
+    encoder = weights.content.get("network_settings", {}).get("encoder", "unet")
+    return "" if encoder == "unet" else f"--encoder {encoder}"
 
 
 def _check_resnets(weights: Weights, target: dict[str, Tensor]) -> None:
@@ -120,38 +178,6 @@ def _check_resnets(weights: Weights, target: dict[str, Tensor]) -> None:
         )
 
 
-def layer_roles(names: list[str], *, stem: bool, bottleneck: bool, plain_other: bool) -> dict[str, Hashable]:
-    """Layer name (all before ``.conv.``, ``.norm_act.`` or the leaf) -> its role, equal across networks.
-
-    Args:
-        names: of layers, such as ``encoder.stages.1.0.convs.0``.
-        stem: the network is a ResNet, whose stages count from half resolution.
-        bottleneck: its blocks are bottlenecks.
-        plain_other: the other network has no bottlenecks, so only the 3x3x3 convolutions count.
-    """
-    roles: dict[str, Hashable] = {}
-    for name in names:
-        found = re.fullmatch(r"encoder\.stages\.(\d+)\.(\d+)(?:\.convs\.(\d+))?(\.skip)?", name)
-        if not found:
-            roles[name] = name
-            continue
-        stage, block, unit, skip = int(found[1]), int(found[2]), found[3], found[4]
-        level = stage + 1 if stem else stage
-        if skip:
-            roles[name] = ("skip", level, block)
-        elif stage == 0 and block == 0 and unit in (None, "0"):
-            roles[name] = "sees the image"
-        elif unit is None:
-            roles[name] = ("encoder", level, block)
-        elif not bottleneck:
-            roles[name] = ("encoder", level, 2 * block + int(unit))
-        elif not plain_other:
-            roles[name] = ("encoder", level, 3 * block + int(unit))
-        elif unit == "1":
-            roles[name] = ("encoder", level, block)
-    return roles
-
-
 class _Transfer:
     """One matching of a file's tensors to a network's."""
 
@@ -160,10 +186,10 @@ class _Transfer:
         self.result: dict[str, Tensor] = {}
         self.entries: list[Entry] = []
         self.found: set[str] = set()
-        kinds = [_is_bottleneck(source), _is_bottleneck(target)]
+        kinds = [is_bottleneck(source), is_bottleneck(target)]
         stems = [resnet_kind(source) is not None, resnet_kind(target) is not None]
         theirs, ours = (
-            layer_roles(_layers(state), stem=stem, bottleneck=kind, plain_other=not all(kinds))
+            layer_roles(layers_of(state), stem=stem, bottleneck=kind, plain_other=not all(kinds))
             for state, stem, kind in zip((source, target), stems, kinds, strict=True)
         )
         by_role = {role: layer for layer, role in theirs.items()}
@@ -175,7 +201,7 @@ class _Transfer:
 
     def dropped(self) -> tuple[str, ...]:
         """Biases of the file before a normalisation, where our layer needs none."""
-        biases = {f"{_split(name)[0]}.conv.bias" for name in self.found if name.endswith(".conv.weight")}
+        biases = {f"{split_name(name)[0]}.conv.bias" for name in self.found if name.endswith(".conv.weight")}
         return tuple(name for name in self.source if name in biases - self.found)
 
     def unused(self) -> tuple[str, ...]:
@@ -198,7 +224,7 @@ class _Transfer:
     def _reason_to_leave(self, name: str) -> str:
         if self.transfer == "encoder" and not name.startswith("encoder."):
             return "not of the encoder (--transfer all takes the decoder too)"
-        layer, leaf = _split(name)
+        layer, leaf = split_name(name)
         if layer not in self.partner:
             return "the file's network has no such layer"
         partner = self.partner[layer] + leaf
@@ -208,7 +234,7 @@ class _Transfer:
 
     def _fit(self, name: str) -> tuple[Tensor, int, str]:
         """Value, numbers used and what was done, which is empty where the layer has to be left."""
-        layer, leaf = _split(name)
+        layer, leaf = split_name(name)
         partner = self.partner[layer] + leaf
         target, source = self.target[name], self.source.get(partner)
         if source is None:
@@ -246,22 +272,6 @@ class _Transfer:
         if bias is None or f"{layer}.conv.bias" in self.target:
             return mean
         return mean - bias
-
-
-def _is_bottleneck(state: dict[str, Tensor]) -> bool:
-    return "encoder.stages.1.0.convs.2.conv.weight" in state
-
-
-def _layers(state: dict[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(_split(name)[0] for name in state))
-
-
-def _split(name: str) -> tuple[str, str]:
-    """``a.b.conv.weight`` to ``a.b`` and ``.conv.weight``; ``heads.0.bias`` to ``heads.0`` and ``.bias``."""
-    found = re.fullmatch(r"(.+?)((?:\.conv|\.norm_act\.norm)?\.\w+)", name)
-    if not found:
-        raise WeightsError(f"{name!r} is no parameter of a layer")
-    return found[1], found[2]
 
 
 def _decides(layer: str) -> bool:

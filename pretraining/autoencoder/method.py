@@ -37,7 +37,7 @@ class ScanAutoencoder(Method):
     def build(self, given: Given, run: Run) -> Pretraining:
         plan = run.unmirrored_plan().with_(patch_size=given[AutoencoderSettings].patch_size or SCAN_DHW)
         train, validation = (ScanPatches(run.folder, part, plan.in_channels) for part in run.load_fold())
-        network = replace(run.network, norm="batch")
+        network = replace(run.network, network=replace(run.network.network, norm="batch"))
         module = AutoencoderModule(plan, network, network=build_autoencoder(plan, network), **run.for_module())
         return Pretraining(module=module, train=train, validation=validation, corruption=Unchanged())
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nets.heads import global_features
+from nets.weights.own import read_own
 from pretraining.autoencoder.network import Autoencoder
 from pretraining.restoration import RestorationModule
 from pretraining.semantic.files import write_features
@@ -53,8 +54,7 @@ def save_features(
 ) -> None:
     """Write every scan's features, by the best epoch's weights where there is a checkpoint of it."""
     if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+        network.load_state_dict(read_own(checkpoint).weights)
     features = extract_features(network, scans, shape_dhw, device)
     write_features(path, scans.names, features)
     say(f"{path}: {features.shape[0]} scans, {features.shape[1]} features each")

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from cases.plan import Plan
 from nets.blocks import CONV, CONV_TRANSPOSED, ConvNormAct, initialise
-from nets.build import build_encoder
-from nets.dynamic_unet import NetworkSettings, check_sides
-from nets.encoders.genesis import GenesisEncoder
-from nets.encoders.unet import Encoder
+from nets.build import Chosen, build_encoder
+from nets.choice import as_choice
+from nets.dynamic_unet import check_sides
+from nets.encoders.base import Encoder
+from nets.norm.layers import with_moving_statistics
 
 
 class Autoencoder(nn.Module):
@@ -52,12 +53,14 @@ class Autoencoder(nn.Module):
         return (self.out(x),)
 
 
-def build_autoencoder(plan: Plan, settings: NetworkSettings) -> Autoencoder:
+def build_autoencoder(plan: Plan, settings: Chosen) -> Autoencoder:
     """With the encoder that the settings name, normalised by moving statistics.
 
     Raises:
         PlanError, NetworkError: where plan and settings fit no network.
     """
-    if settings.encoder == "genesis":
-        return Autoencoder(GenesisEncoder(plan.in_channels, dim=plan.dim, batch_statistics=False))
-    return Autoencoder(build_encoder(plan, replace(settings, norm="batch")))
+    choice = as_choice(settings)
+    choice = replace(choice, network=replace(choice.network, norm="batch"))
+    autoencoder = Autoencoder(build_encoder(plan, choice))
+    with_moving_statistics(autoencoder, plan.dim)
+    return autoencoder

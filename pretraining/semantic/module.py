@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cases.plan import Plan
-from nets.build import build_two_headed
-from nets.dynamic_unet import NetworkSettings
+from nets.build import Chosen, build_two_headed
 from pretraining.restoration import RestorationModule
 from training.optimization import OptimizationSettings
 
@@ -38,7 +37,7 @@ class SemanticModule(RestorationModule):
     def __init__(
         self,
         plan: Plan,
-        network_settings: NetworkSettings,
+        network_settings: Chosen,
         *,
         n_class: int,
         exp: Experiment = "en_de",

@@ -1,4 +1,10 @@
 from cases.plan import Normalization, Plan
+from nets.choice import NetworkChoice
+
+
+def choice(**settings):
+    """A network's settings and its encoder's, by name."""
+    return NetworkChoice.from_json(settings)
 
 
 def make_plan(patch=(16, 24, 32), *, channels=1, labels=3, spacing=(1.0, 1.0, 1.0)):

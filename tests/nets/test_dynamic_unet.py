@@ -8,9 +8,10 @@ import torch
 from cases.plan import PlanError, topology
 from nets.blocks import NetworkError
 from nets.build import build_network
-from nets.dynamic_unet import DynamicUNet, NetworkSettings, PatchSizeError, build_unet
-from nets.encoders.unet import Encoder, UNetEncoder
-from tests.nets.made_plans import make_plan
+from nets.dynamic_unet import DynamicUNet, NetworkSettings, PatchSizeError
+from nets.encoders.base import Encoder
+from nets.encoders.unet import UNetEncoder
+from tests.nets.made_plans import choice, make_plan
 
 TASKS = Path(__file__).parents[3] / "shared" / "facts" / "msd_tasks.json"
 
@@ -22,7 +23,7 @@ SMALL = {"filters": (4, 6, 8, 10, 12, 12)}
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
 def test_every_parameter_gets_a_gradient(patch, residual, norm):
-    net = build_unet(make_plan(patch, channels=2), NetworkSettings(res_block=residual, norm=norm, **SMALL))
+    net = build_network(make_plan(patch, channels=2), choice(res_block=residual, norm=norm, **SMALL))
     (logits,) = net(torch.randn(2, 2, *patch))
     assert logits.shape == (2, 3, *patch)
     logits.square().mean().backward()
@@ -31,7 +32,7 @@ def test_every_parameter_gets_a_gradient(patch, residual, norm):
 
 
 def test_deep_supervision_adds_coarser_heads_in_training_only():
-    net = build_unet(make_plan((12, 48, 64)), NetworkSettings(deep_supervision=True, deep_supr_num=2, **SMALL))
+    net = build_network(make_plan((12, 48, 64)), choice(deep_supervision=True, deep_supr_num=2, **SMALL))
     x = torch.randn(1, 1, 12, 48, 64)
     assert [tuple(t.shape) for t in net(x)] == [(1, 3, 12, 48, 64), (1, 3, 6, 24, 32), (1, 3, 6, 12, 16)]
     trained = net(x)[0]
@@ -41,12 +42,12 @@ def test_deep_supervision_adds_coarser_heads_in_training_only():
 
 
 def test_heads_never_outnumber_the_levels():
-    net = build_unet(make_plan((8, 16, 16)), NetworkSettings(depth=2, deep_supervision=True, deep_supr_num=4))
+    net = build_network(make_plan((8, 16, 16)), choice(depth=2, deep_supervision=True, deep_supr_num=4))
     assert len(net.heads) == 2
 
 
 def test_sides_that_do_not_divide_are_named_with_those_that_do():
-    net = build_unet(make_plan((16, 24, 32)), NetworkSettings(**SMALL))
+    net = build_network(make_plan((16, 24, 32)), choice(**SMALL))
     with pytest.raises(PatchSizeError, match=r"\(16, 20, 33\) must be multiples .*\(4, 4, 8\): take \(16, 20, 40\)"):
         net(torch.zeros(1, 1, 16, 20, 33))
     with pytest.raises(PatchSizeError, match="an input of 2 spatial axes for a network of 3"):
@@ -55,32 +56,36 @@ def test_sides_that_do_not_divide_are_named_with_those_that_do():
 
 def test_bad_settings_are_reported_together():
     with pytest.raises(NetworkError, match=r"depth 0 is below 1; .*'layer' is not one of"):
-        NetworkSettings(depth=0, norm="layer")
+        choice(depth=0, norm="layer")
     with pytest.raises(PlanError, match="4 stages need as many filters"):
-        build_unet(make_plan((40, 56, 40)), NetworkSettings(filters=(8, 16)))
+        build_network(make_plan((40, 56, 40)), choice(filters=(8, 16)))
     with pytest.raises(NetworkError, match=r"res_block belongs to .*'genesis'; filters, more_chn and"):
-        NetworkSettings(encoder="genesis", res_block=True, filters=(8, 8))
-    with pytest.raises(NetworkError, match="shortcut, dilated, checkpoint_activations and conv_seg belong to ResNets"):
-        NetworkSettings(dilated=True)
+        choice(encoder="genesis", res_block=True, filters=(8, 8))
+    with pytest.raises(NetworkError, match=r"dilated belongs to resnet10, .*, resnet200, not to 'unet'"):
+        choice(dilated=True)
+    with pytest.raises(NetworkError, match=r"conv_seg belongs to resnet10, .*, resnet200, not to 'unet'"):
+        choice(conv_seg=True)
+    with pytest.raises(NetworkError, match="shortcut 'C' is neither A nor B"):
+        choice(encoder="resnet10", shortcut="C")
     with pytest.raises(NetworkError, match="filters, more_chn and deep_supervision do not change"):
-        NetworkSettings(encoder="resnet10", conv_seg=True, filters=(8, 8))
+        choice(encoder="resnet10", conv_seg=True, filters=(8, 8))
     with pytest.raises(PatchSizeError, match=r"\(12, 16, 20\) must be multiples .* take \(16, 16, 24\)"):
-        build_network(make_plan((12, 16, 20)), NetworkSettings(encoder="genesis"))
+        build_network(make_plan((12, 16, 20)), choice(encoder="genesis"))
     with pytest.raises(NetworkError, match="cannot be halved"):
-        build_unet(make_plan((7, 7, 7)), NetworkSettings())
+        build_network(make_plan((7, 7, 7)), choice())
 
 
 def test_channels_last_gives_the_same_numbers():
     plan, x = make_plan((16, 24, 32)), torch.randn(1, 1, 16, 24, 32)
-    plain = build_unet(plan, NetworkSettings(**SMALL))
-    last = build_unet(plan, NetworkSettings(channels_last=True, **SMALL))
+    plain = build_network(plan, choice(**SMALL))
+    last = build_network(plan, choice(layout="NDHWC", **SMALL))
     last.load_state_dict(plain.state_dict())
     assert last.encoder.stages[1][0].conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(last(x)[0], plain(x)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_more_channels_and_biases():
-    net = build_unet(make_plan((16, 24, 32)), NetworkSettings(more_chn=True, bias=False))
+    net = build_network(make_plan((16, 24, 32)), choice(more_chn=True, bias=False))
     assert net.encoder.channels == (64, 96, 128, 192)
     assert not [name for name, _ in net.named_parameters() if name.endswith("bias") and ".norm." not in name]
 
@@ -129,7 +134,7 @@ def test_decathlon_plans_fit_their_networks():
         assert math.prod(cumulative) >= 4 ** len(patch), name
         full = spacing if len(patch) == 3 else [1.0, *spacing]
         with torch.device("meta"):
-            net = build_unet(make_plan(tuple(patch), spacing=tuple(full)), NetworkSettings())
+            net = build_network(make_plan(tuple(patch), spacing=tuple(full)), choice())
             (logits,) = net(torch.empty(1, 1, *patch))
         assert tuple(logits.shape) == (1, 3, *patch), name
 
@@ -137,10 +142,10 @@ def test_decathlon_plans_fit_their_networks():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("encoder", ["unet", "genesis", "resnet18"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_gpu_gives_the_same_numbers(encoder, channels_last):
+@pytest.mark.parametrize("layout", ["NCDHW", "NDHWC"])
+def test_a_gpu_gives_the_same_numbers(encoder, layout):
     torch.backends.cudnn.allow_tf32 = False
-    net = build_network(make_plan((32, 48, 64)), NetworkSettings(encoder=encoder, channels_last=channels_last)).eval()
+    net = build_network(make_plan((32, 48, 64)), choice(encoder=encoder, layout=layout)).eval()
     x = torch.randn(2, 1, 32, 48, 64)
     with torch.no_grad():
         expected = net(x)[0]
@@ -152,6 +157,6 @@ def test_a_gpu_gives_the_same_numbers(encoder, channels_last):
 
 
 def test_compiles_without_a_graph_break():
-    net = build_unet(make_plan((8, 16, 16)), NetworkSettings(**SMALL))
+    net = build_network(make_plan((8, 16, 16)), choice(**SMALL))
     explained = torch._dynamo.explain(net)(torch.randn(1, 1, 8, 16, 16))
     assert explained.graph_break_count == 0

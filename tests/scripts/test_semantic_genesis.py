@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data_preprocessing.phantom import Phantom, write_dataset
-from nets.weights.formats import read_weights
-from nets.weights.rebuild import network_of
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
 from pretraining.semantic.files import read_features
 from scripts import semantic_genesis
 from scripts.semantic_genesis import ChainSettings, scan_size
@@ -56,7 +56,7 @@ def test_the_chain_leaves_a_network_that_loads(folder: Path) -> None:
     done = json.loads((out / "semantic_en_de" / "done.json").read_text())
     assert done["settings"]["filters"] == [4, 8] and done["settings"]["classes"] == 3 and done["sources"]["semantic_en"]
     best = out / "semantic_en_de" / "checkpoints" / done["result"]["checkpoint"]
-    net = network_of(read_weights(best))
+    net = rebuild_network(read_weights(best))
     logits, scores = net(torch.zeros(1, 1, 8, 8, 8))
     assert logits.shape == (1, 1, 8, 8, 8) and scores.shape == (1, 3)
     logged = [json.loads(line[5:]) for line in (out / "semantic_en_de" / "logs.json").read_text().splitlines()]

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from benchmarks.encoders import parameter_count, statistics_count
 from nets.blocks import NetworkError
-from nets.dynamic_unet import NetworkSettings, build_unet
-from nets.encoders.resnet import BLOCKS, MedicalNet, ResNetEncoder, parameter_count, resnet_strides, statistics_count
-from tests.nets.made_plans import make_plan
+from nets.build import build_network
+from nets.encoders.resnet import BLOCKS, ResNetEncoder, resnet_strides
+from nets.medicalnet import MedicalNet
+from tests.nets.made_plans import choice, make_plan
 
 # of the encoder with its moving statistics, in millions (arXiv:1904.00625)
 MILLIONS = {10: 14.36, 18: 32.99, 34: 63.31, 50: 46.21, 101: 85.31, 152: 117.51, 200: 126.74}
@@ -44,15 +46,15 @@ def test_unknown_depth_names_the_known():
     with pytest.raises(NetworkError, match=r"ResNet depth 20, .* 10, 18, 34, 50, 101, 152, 200"):
         ResNetEncoder(20)
     with pytest.raises(NetworkError, match="'resnet20' is not one of unet, genesis, resnet10"):
-        NetworkSettings(encoder="resnet20")
+        choice(encoder="resnet20")
 
 
 @pytest.mark.parametrize(
     ("patch", "spacing"), [((8, 32, 64), (5.0, 1.0, 1.0)), ((16, 32, 64), (1.0,) * 3), ((32, 64), (1.0,) * 3)]
 )
 def test_strides_follow_the_plan(patch, spacing):
-    settings = NetworkSettings(encoder="resnet10", filters=(4, 6, 8, 8, 8, 8))
-    net = build_unet(make_plan(patch, spacing=spacing), settings)
+    settings = choice(encoder="resnet10", filters=(4, 6, 8, 8, 8, 8))
+    net = build_network(make_plan(patch, spacing=spacing), settings)
     assert len(net.encoder.strides) == 5
     x = torch.randn(2, 1, *patch)
     (logits,) = net(x)
@@ -82,13 +84,13 @@ def test_checkpointing_gives_the_same_gradients_and_statistics():
 
 
 def test_deep_supervision_over_a_resnet():
-    settings = NetworkSettings(encoder="resnet18", shortcut="A", deep_supervision=True, filters=(4, 6, 8, 8, 8, 8))
-    net = build_unet(make_plan((32, 64)), settings)
+    settings = choice(encoder="resnet18", shortcut="A", deep_supervision=True, filters=(4, 6, 8, 8, 8, 8))
+    net = build_network(make_plan((32, 64)), settings)
     assert [tuple(t.shape[2:]) for t in net(torch.randn(2, 1, 32, 64))] == [(32, 64), (16, 32), (8, 16)]
 
 
 def test_medicalnet_has_any_input_size_and_two_modes():
-    net = MedicalNet(10, out_channels=3, dim=2)
+    net = MedicalNet(ResNetEncoder(10, dim=2, dilated=True), 3)
     x = torch.randn(2, 1, 41, 59)
     assert net(x)[0].shape == (2, 3, 12, 16)  # a quarter, for labels resized to it
     (full,) = net.eval()(x)

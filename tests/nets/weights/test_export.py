@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from nets.build import build_network
-from nets.dynamic_unet import NetworkSettings
 from nets.weights.export import to_medicalnet, to_nnunet_v1, to_nnunet_v2
-from nets.weights.formats import WeightsError, read_weights
+from nets.weights.files import WeightsError
 from nets.weights.matching import load_pretrained
-from nets.weights.rebuild import network_of
-from tests.nets.made_plans import make_plan
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
+from tests.nets.made_plans import choice, make_plan
 
 FILTERS = (8, 12, 16, 20, 24, 24)
 
 
 def net_of(patch=(8, 32, 64), spacing=(3.0, 1.0, 1.0), **settings):
     torch.manual_seed(0)
-    net = build_network(make_plan(patch, spacing=spacing), NetworkSettings(**{"filters": FILTERS} | settings))
+    net = build_network(make_plan(patch, spacing=spacing), choice(**{"filters": FILTERS} | settings))
     for parameter in net.parameters():  # no bias at 0, no norm at 1
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, 0.5, 0.3)
@@ -68,7 +68,7 @@ def test_nnunet_v2_takes_the_export_and_gives_it_back(tmp_path, patch, spacing):
     report = load_pretrained(fresh, path, transfer="all")
     assert report.coverage == 1.0
     torch.testing.assert_close(fresh(x)[0], theirs(x), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(network_of(read_weights(path))(x)[0], theirs(x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rebuild_network(read_weights(path))(x)[0], theirs(x), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -88,7 +88,7 @@ def test_a_residual_nnunet_fills_residual_blocks(tmp_path):
     assert report.coverage > 0.7
     assert torch.isfinite(net(torch.randn(1, 1, 8, 32, 64))[0]).all()
     with pytest.raises(WeightsError, match="another encoder than two convolutions a stage"):
-        network_of(read_weights(path))
+        rebuild_network(read_weights(path))
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def test_nnunet_v1_comes_back_equal(tmp_path):
     content, notes = to_nnunet_v1(net)
     assert len(notes) == 1
     torch.save(content, tmp_path / "model_final_checkpoint.model")
-    again = network_of(read_weights(tmp_path / "model_final_checkpoint.model"))
+    again = rebuild_network(read_weights(tmp_path / "model_final_checkpoint.model"))
     assert again.decoder[0].convs[0].conv.kernel_size == again.encoder.stages[1][0].conv.kernel_size
     x = torch.randn(1, 1, 8, 32, 64)
     torch.testing.assert_close(again(x)[0], net(x)[0], atol=1e-4, rtol=1e-4)
@@ -108,7 +108,7 @@ def test_nnunet_v1_comes_back_equal(tmp_path):
 def test_nnunet_v1_names_are_the_published_ones(reference):
     path, _ = reference("genesis_nnunet_luna16")
     published = torch.load(path, weights_only=True)["state_dict"]
-    state = to_nnunet_v1(network_of(read_weights(path)))[0]["state_dict"]
+    state = to_nnunet_v1(rebuild_network(read_weights(path)))[0]["state_dict"]
     assert set(state) == set(published)
     assert all(state[k].equal(v) for k, v in published.items() if not k.endswith("conv.bias"))
 
@@ -117,7 +117,7 @@ def test_medicalnet_names_are_the_published_ones(reference):
     for name in ("medicalnet_resnet10B", "medicalnet_resnet18A", "medicalnet_resnet50B"):
         path, _ = reference(name)
         published = torch.load(path, weights_only=True)["state_dict"]
-        state = to_medicalnet(network_of(read_weights(path)))[0]["state_dict"]
+        state = to_medicalnet(rebuild_network(read_weights(path)))[0]["state_dict"]
         assert set(state) == set(published)
         assert all(state[k].equal(v) for k, v in published.items())
 
@@ -140,7 +140,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     out = tmp_path / "deep" / "pretrained.pth"
     assert command.main(["--ckpt_path", str(tmp_path / "w.ckpt"), "--to", "nnunet_v2", "--out", str(out)]) == 0
     assert f"{out} written" in capsys.readouterr().out
-    again = network_of(read_weights(out))
+    again = rebuild_network(read_weights(out))
     x = torch.randn(1, 1, 8, 32, 64)
     torch.testing.assert_close(again(x)[0], net(x)[0], atol=1e-4, rtol=1e-4)
     assert command.main(["--ckpt_path", str(tmp_path / "no.ckpt"), "--to", "nnunet_v1", "--out", str(out)]) == 1

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from nets.encoders.genesis import GenesisUNet
-from nets.encoders.resnet import BLOCKS, MedicalNet
-from nets.weights.formats import WeightsError, load_safely, read_weights, resnet_kind
+from nets.encoders.genesis import GenesisEncoder, GenesisUNet
+from nets.encoders.resnet import BLOCKS, ResNetEncoder
+from nets.medicalnet import MedicalNet
+from nets.weights.files import WeightsError, load_safely
+from nets.weights.reading import read_weights, resnet_kind
 
 ESCAPE = "escaped"
 
@@ -43,7 +45,7 @@ def genesis_names(net):
     "prefix", ["", "module.", "classficationNet.", "module.classficationNet.", "_orig_mod.module."]
 )
 def test_wrappers_and_extras_of_published_keys(tmp_path, prefix):
-    net = GenesisUNet()
+    net = GenesisUNet(GenesisEncoder())
     state = {prefix + key: value for key, value in genesis_names(net).items()}
     state |= {"module.projection_head.0.weight": torch.zeros(3, 3), "prototypes.weight": torch.zeros(3, 3)}
     torch.save({"state_dict": state, "best_loss": np.float64(1.5)}, tmp_path / "w.pt")
@@ -55,7 +57,7 @@ def test_wrappers_and_extras_of_published_keys(tmp_path, prefix):
 
 
 def test_published_axes_are_reversed(tmp_path):
-    net = GenesisUNet()
+    net = GenesisUNet(GenesisEncoder())
     torch.save(genesis_names(net), tmp_path / "bare.pt")  # a bare state dict is taken too
     tensors = read_weights(tmp_path / "bare.pt").tensors
     kernel = net.encoder.stages[1][0].conv.weight
@@ -68,7 +70,7 @@ def test_published_axes_are_reversed(tmp_path):
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_depth_and_shortcut_are_read_off(depth, shortcut):
     with torch.device("meta"):
-        state = MedicalNet(depth, shortcut=shortcut).state_dict()
+        state = MedicalNet(ResNetEncoder(depth, shortcut=shortcut, dilated=True)).state_dict()
     assert resnet_kind(state) == (depth, shortcut)
 
 

@@ -2,14 +2,15 @@ import pytest
 import torch
 
 from nets.build import build_classifier, build_network, build_two_headed
-from nets.dynamic_unet import NetworkSettings
-from nets.encoders.genesis import GenesisUNet
-from nets.encoders.resnet import MedicalNet
+from nets.encoders.genesis import GenesisEncoder, GenesisUNet
+from nets.encoders.resnet import ResNetEncoder
+from nets.medicalnet import MedicalNet
 from nets.weights.export import to_medicalnet
-from nets.weights.formats import WeightsError, read_weights
+from nets.weights.files import WeightsError
 from nets.weights.matching import load_pretrained
-from nets.weights.rebuild import network_of
-from tests.nets.made_plans import make_plan
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
+from tests.nets.made_plans import choice, make_plan
 from tests.nets.published_layouts import relative_error
 
 FILTERS = (8, 12, 16, 20, 24, 24)
@@ -17,9 +18,7 @@ FILTERS = (8, 12, 16, 20, 24, 24)
 
 def net_of(patch=(16, 32, 64), *, spacing=(1.0, 1.0, 1.0), channels=1, out=None, **settings):
     settings = {"filters": FILTERS} | settings
-    return build_network(
-        make_plan(patch, spacing=spacing, channels=channels), NetworkSettings(**settings), out_channels=out
-    )
+    return build_network(make_plan(patch, spacing=spacing, channels=channels), choice(**settings), out_channels=out)
 
 
 def saved(net, folder, name="w.ckpt", **content):
@@ -33,7 +32,7 @@ def checkpoint(folder, patch=(16, 32, 64), *, spacing=(1.0, 1.0, 1.0), channels=
     """An own checkpoint that holds its plan, and the network in it."""
     plan = make_plan(patch, spacing=spacing, channels=channels)
     settings = {"filters": FILTERS} | settings
-    net = build(plan, NetworkSettings(**settings))
+    net = build(plan, choice(**settings))
     for norm in (m for m in net.modules() if hasattr(m, "num_features")):
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.normal_(norm.bias, std=0.1)
@@ -48,7 +47,7 @@ def test_the_same_network_is_taken_whole(tmp_path):
     assert {e.action for e in report.entries} == {"taken"}
     x = torch.randn(1, 1, 16, 32, 64)
     torch.testing.assert_close(other(x)[0], net(x)[0])
-    rebuilt = network_of(read_weights(path))
+    rebuilt = rebuild_network(read_weights(path))
     torch.testing.assert_close(rebuilt(x)[0], net(x)[0])
 
 
@@ -181,7 +180,7 @@ def test_little_of_a_unet_fits_a_resnet_and_the_message_says_so(tmp_path):
 def test_batch_statistics_into_moving_ones_take_the_bias_along(tmp_path):
     """A bias before moving statistics goes into their mean."""
     torch.manual_seed(0)
-    source = GenesisUNet(dim=2, batch_statistics=False).eval()
+    source = GenesisUNet(GenesisEncoder(dim=2, batch_statistics=False)).eval()
     for m in source.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(m.running_mean)
@@ -207,7 +206,7 @@ def test_genesis_into_the_hippocampus_plan(reference, name):
 
 def test_the_keras_twin_into_the_pytorch_network(reference):
     path, arrays = reference("models_genesis_keras")
-    net = GenesisUNet(batch_statistics=False, eps=1e-3).eval()
+    net = GenesisUNet(GenesisEncoder(batch_statistics=False, eps=1e-3)).eval()
     report = load_pretrained(net, path, transfer="all", weights_axes="as_stored")
     assert report.coverage == 1.0
     x = torch.from_numpy(arrays["input"])
@@ -270,25 +269,25 @@ def test_medicalnet_in_2d_with_several_channels(reference):
 
 
 def test_medicalnet_export_comes_back(tmp_path):
-    net = MedicalNet(50, shortcut="A", out_channels=3, dim=2).eval()
+    net = MedicalNet(ResNetEncoder(50, shortcut="A", dim=2, dilated=True), 3).eval()
     content, notes = to_medicalnet(net)
     assert notes == []
     torch.save(content, tmp_path / "r.pth", _use_new_zipfile_serialization=False)  # as older PyTorch wrote
-    again = network_of(read_weights(tmp_path / "r.pth"))
+    again = rebuild_network(read_weights(tmp_path / "r.pth"))
     x = torch.randn(1, 1, 64, 96)
     torch.testing.assert_close(again(x)[0], net(x)[0])
 
 
 def test_own_networks_with_a_classification_head_come_back(tmp_path):
-    plan, settings = make_plan((16, 32)), NetworkSettings(filters=FILTERS)
+    plan, settings = make_plan((16, 32)), choice(filters=FILTERS)
     values = {"plan": plan.to_json(), "network_settings": {"filters": list(FILTERS)}}
     x = torch.randn(2, 1, 16, 32)
     for hidden in (None, 9):
         classifier = build_classifier(plan, settings, 4, hidden=hidden)
-        again = network_of(read_weights(saved(classifier, tmp_path, **values)))
+        again = rebuild_network(read_weights(saved(classifier, tmp_path, **values)))
         torch.testing.assert_close(again(x), classifier.eval()(x))
     both = build_two_headed(plan, settings, 6, hidden=5)
-    again = network_of(read_weights(saved(both, tmp_path, **values)))
+    again = rebuild_network(read_weights(saved(both, tmp_path, **values)))
     for a, b in zip(again(x), both.eval()(x), strict=True):
         torch.testing.assert_close(a, b)
     report = load_pretrained(build_two_headed(plan, settings, 9, hidden=5), saved(both, tmp_path), transfer="all")
@@ -300,4 +299,4 @@ def test_own_networks_with_a_classification_head_come_back(tmp_path):
 
 def test_weights_without_a_plan_cannot_be_rebuilt(tmp_path):
     with pytest.raises(WeightsError, match=r"holds no plan: give a .ckpt file"):
-        network_of(read_weights(saved(net_of(), tmp_path)))
+        rebuild_network(read_weights(saved(net_of(), tmp_path)))

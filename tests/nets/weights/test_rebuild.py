@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from nets.weights.formats import WeightsError, read_weights
-from nets.weights.rebuild import network_of
+from nets.weights.files import WeightsError
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
 from tests.nets.published_layouts import relative_error
 
 TOLERANCE = 1e-4
@@ -10,7 +11,7 @@ TOLERANCE = 1e-4
 
 def load(reference, name):
     path, arrays = reference(name)
-    net = network_of(read_weights(path, weights_axes="as_stored"))
+    net = rebuild_network(read_weights(path, weights_axes="as_stored"))
     return net, torch.from_numpy(arrays["input"]), arrays
 
 
@@ -26,7 +27,7 @@ def test_models_genesis(reference):
 @torch.no_grad()
 def test_models_genesis_on_reversed_axes(reference):
     path, arrays = reference("models_genesis_unet3d")
-    net = network_of(read_weights(path))
+    net = rebuild_network(read_weights(path))
     x = torch.from_numpy(arrays["input"]).permute(0, 1, 4, 3, 2)
     assert relative_error(net(x)[0].sigmoid().permute(0, 1, 4, 3, 2), arrays["output0"]) < TOLERANCE
 
@@ -74,4 +75,4 @@ def test_a_resnet_without_a_head_cannot_predict(reference, tmp_path):
     bare = tmp_path / "resnet_10.pth"
     torch.save({"state_dict": {k: v for k, v in state.items() if "conv_seg" not in k}}, bare)
     with pytest.raises(WeightsError, match=r"resnet_10.pth .*ResNet-10, shortcut B.* it can start a training"):
-        network_of(read_weights(bare))
+        rebuild_network(read_weights(bare))

@@ -8,11 +8,12 @@ import torch
 from torch.nn import functional as F
 
 import nets.encoders.resnet
-from nets.dynamic_unet import NetworkSettings, build_unet
-from nets.weights.formats import WeightsError, read_weights
+from nets.build import build_network
+from nets.weights.files import WeightsError
 from nets.weights.matching import load_pretrained
-from nets.weights.rebuild import network_of
-from tests.nets.made_plans import make_plan
+from nets.weights.reading import read_weights
+from nets.weights.rebuild import rebuild_network
+from tests.nets.made_plans import choice, make_plan
 from tests.nets.published_layouts import relative_error
 
 LAYERS = {  # blocks of the four layers, and whether they are bottlenecks
@@ -123,7 +124,7 @@ def save(folder, state, *, wrapped):
 def test_every_depth_and_shortcut_computes_the_published_function(depth, shortcut, tmp_path):
     state = published_state(depth, shortcut, seed=depth)
     path = save(tmp_path, state, wrapped=shortcut == "B")
-    net = network_of(read_weights(path))
+    net = rebuild_network(read_weights(path))
     assert (net.encoder.depth, net.encoder.shortcut) == (depth, shortcut)
     x = torch.randn(1, 1, 24, 32, 40, generator=torch.Generator().manual_seed(1))
     features = net.encoder(x)
@@ -139,8 +140,8 @@ def test_every_depth_and_shortcut_computes_the_published_function(depth, shortcu
 @pytest.mark.parametrize("dilated", [False, True])
 def test_a_unet_takes_the_whole_encoder(depth, shortcut, dilated, tmp_path):
     path = save(tmp_path, published_state(depth, shortcut), wrapped=True)
-    settings = NetworkSettings(encoder=f"resnet{depth}", shortcut=shortcut, dilated=dilated, filters=(4,) * 6)
-    net = build_unet(make_plan((16, 32, 32)), settings)
+    settings = choice(encoder=f"resnet{depth}", shortcut=shortcut, dilated=dilated, filters=(4,) * 6)
+    net = build_network(make_plan((16, 32, 32)), settings)
     report = load_pretrained(net, path)
     assert report.encoder_coverage == 1
     assert report.new
@@ -152,7 +153,7 @@ def test_another_depth_or_shortcut_is_refused_by_name(depth, shortcut, tmp_path)
     path = save(tmp_path, published_state(depth, shortcut), wrapped=False)
     other = {"A": "B", "B": "A"}[shortcut]
     for settings in ({"encoder": "resnet10"}, {"encoder": f"resnet{depth}", "shortcut": other}):
-        net = build_unet(make_plan((16, 32, 32)), NetworkSettings(filters=(4,) * 6, **settings))
+        net = build_network(make_plan((16, 32, 32)), choice(filters=(4,) * 6, **settings))
         before = net.encoder.stages[0][0].conv.weight.clone()
         with pytest.raises(WeightsError, match=f"give --encoder resnet{depth} --shortcut {shortcut}"):
             load_pretrained(net, path)
@@ -162,12 +163,12 @@ def test_another_depth_or_shortcut_is_refused_by_name(depth, shortcut, tmp_path)
 def test_several_channels_and_a_2d_network(tmp_path):
     state = published_state(10, "B")
     path = save(tmp_path, state, wrapped=True)
-    settings = NetworkSettings(encoder="resnet10", filters=(4,) * 6)
-    net = build_unet(make_plan((16, 32, 32), channels=3), settings)
+    settings = choice(encoder="resnet10", filters=(4,) * 6)
+    net = build_network(make_plan((16, 32, 32), channels=3), settings)
     report = load_pretrained(net, path)
     stem = net.encoder.stages[0][0].conv.weight
     torch.testing.assert_close(stem, state["conv1.weight"].expand(-1, 3, -1, -1, -1) / 3)
     assert "1 to 3 channels of the image" in str(report)
-    flat = build_unet(make_plan((32, 32)), settings)
+    flat = build_network(make_plan((32, 32)), settings)
     assert "kernel 7x7x7 to 7x7" in str(load_pretrained(flat, path))
     torch.testing.assert_close(flat.encoder.stages[0][0].conv.weight, state["conv1.weight"].sum(2))

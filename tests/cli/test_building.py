@@ -1,30 +1,30 @@
-"""What the commands are put together from, where no whole run shows it."""
+"""What the modes are put together from, where no whole run shows it."""
 
 from __future__ import annotations
 
 import pytest
-from cli.assembly import flipped_axes, global_rank, loader_of
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from data_loading.sources.sampling import EFFECTS
-from settings import MainSettings
+from cli.building import flipped_axes
+from cli.modes import parse_main
+from data_loading.augmentation.pipeline import Augmentation
+from inference.tta import TTASettings
+from runtime.devices import global_rank
 from tests.conftest import make_plan
 
 
 def test_no_augmentation_leaves_mirroring_to_the_coin() -> None:
-    augmentation = loader_of(MainSettings(augment="none")).augmentation
-    assert augmentation is not None
-    shares = {name: getattr(augmentation, name) for name in EFFECTS}
-    assert shares.pop("mirror") == 0.5
-    assert set(shares.values()) == {0.0}
+    (mirror,) = Augmentation.of(parse_main(["--augment", "none"])).effects
+    assert type(mirror).__name__ == "Mirror"
+    assert mirror.own.mirror == 0.5
 
 
 def test_test_time_augmentation_that_flips_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(mirror_axes=())
-    assert flipped_axes(MainSettings(tta=True, tta_axes=(1,)), plan) == (1,)
-    assert flipped_axes(MainSettings(), plan) == ()
+    assert flipped_axes(TTASettings(tta=True, tta_axes=(1,)), plan) == (1,)
+    assert flipped_axes(TTASettings(), plan) == ()
     assert capsys.readouterr().err == ""
-    assert flipped_axes(MainSettings(tta=True), plan) == ()
+    assert flipped_axes(TTASettings(tta=True), plan) == ()
     assert "--tta changes nothing: training mirrored no axis" in capsys.readouterr().err
 
 
