@@ -61,7 +61,7 @@ class Program:
         argv = self.rewrite([text for text in argv if text not in HELP])
         line = _CommandLine(self, argv)
         mode = self._chosen(line)
-        groups = line.groups(mode)
+        groups = self._groups(line, mode)
         if wanted:
             named = not self.selectors or any(name in line.given(self.selectors) for name in mode.chosen_by)
             name = program_name(sys.argv[0])
@@ -79,6 +79,17 @@ class Program:
             raise SettingsError("; ".join(dict.fromkeys(faults)))
         line.note_what_is_passed_over(mode, groups)
         return mode, result
+
+    def _groups(self, line: _CommandLine, mode: Mode) -> tuple[type[Settings], ...]:
+        """Of the mode and its variants; where they cannot be told, for a file is missing say, misspelt flags come first."""
+        try:
+            return line.groups(mode)
+        except ValueError as error:
+            groups = (*self.selectors, *mode.groups)
+            unknown = _parse_known(fields_of(with_all_variants(groups)), line.argv)[1]
+            if faults := self._unread(mode, groups, unknown, line.argv):
+                raise SettingsError("; ".join(faults)) from error
+            raise
 
     def _chosen(self, line: _CommandLine) -> Mode:
         if self.choose is None:

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import Any, Literal, Union
 
 from cases.registry import Registry
@@ -104,31 +105,38 @@ def fields_of(groups: Sequence[type[Settings]]) -> list[Field]:
     """The fields of all groups, in their order; a name that two of them share is listed once, as the first has it."""
     found: dict[str, Field] = {}
     for group in groups:
-        hints = typing.get_type_hints(group)
-        for entry in fields(group):
-            kind, optional, count = _unwrap(hints[entry.name])
-            choices: tuple[Any, ...] = ()
-            if typing.get_origin(kind) is Literal:
-                choices = typing.get_args(kind)
-                kind = type(choices[0])
-            meta = entry.metadata
-            found.setdefault(
-                entry.name,
-                Field(
-                    name=entry.name,
-                    group=group,
-                    kind=kind,
-                    optional=optional,
-                    count=count,
-                    choices=choices,
-                    default=entry.default,
-                    help=meta["help"],
-                    spellings=meta["flags"],
-                    const=meta["const"],
-                    variants=meta["variants"],
-                ),
-            )
+        for entry in _own_fields(group):  # type: ignore[arg-type]  # a class can be hashed
+            found.setdefault(entry.name, entry)
     return list(found.values())
+
+
+@cache
+def _own_fields(group: type[Settings]) -> tuple[Field, ...]:
+    hints = typing.get_type_hints(group)
+    found = []
+    for entry in fields(group):
+        kind, optional, count = _unwrap(hints[entry.name])
+        choices: tuple[Any, ...] = ()
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            kind = type(choices[0])
+        meta = entry.metadata
+        found.append(
+            Field(
+                name=entry.name,
+                group=group,
+                kind=kind,
+                optional=optional,
+                count=count,
+                choices=choices,
+                default=entry.default,
+                help=meta["help"],
+                spellings=meta["flags"],
+                const=meta["const"],
+                variants=meta["variants"],
+            )
+        )
+    return tuple(found)
 
 
 def _unwrap(kind: Any) -> tuple[Any, bool, str | int | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from cases.settings import Given, Settings
@@ -38,7 +39,8 @@ class Mode:
         return " ".join(f"--{k}" if v is True else f"--{k} {v}" for k, v in differ.items()) or self.name
 
 
-def with_all_variants(groups: Sequence[type[Settings]]) -> tuple[type[Settings], ...]:
+@cache
+def with_all_variants(groups: tuple[type[Settings], ...]) -> tuple[type[Settings], ...]:
     """The groups, and those of every variant in the tables that their settings name entries of."""
     found = list(groups)
     for kind in found:  # grows while it is read: variants may name variants

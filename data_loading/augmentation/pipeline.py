@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -47,14 +47,31 @@ EFFECTS: Registry[type[Effect]] = Registry(
 )
 
 
+@dataclass(frozen=True)
+class EffectSet:
+    """Built-in effects that are used together."""
+
+    names: tuple[str, ...]
+
+    @property
+    def settings(self) -> tuple[type[Settings], ...]:
+        """The groups that they read."""
+        return tuple(dict.fromkeys(kind for name in self.names for kind in EFFECTS.settings_of(name)))
+
+
+AUGMENTATIONS: Registry[EffectSet] = Registry(
+    "set of effects", {"nnunet": EffectSet(tuple(EFFECTS)), "none": EffectSet(("mirror",))}, needs=("names", "settings")
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSettings(Settings):
     """Augmentation."""
 
     error = LoaderError
 
-    augment: Literal["nnunet", "none"] = setting(
-        "nnunet", "effects besides cropping and mirroring: nnU-Net's, or none of them"
+    augment: str = setting(
+        "nnunet", "effects besides cropping and mirroring: nnU-Net's, or none of them", variants=AUGMENTATIONS
     )
     mirror_axes: tuple[int, ...] | None = setting(
         None,
@@ -78,11 +95,7 @@ class AugmentationSettings(Settings):
         return plan.with_(mirror_axes=self.mirror_axes)
 
 
-AUGMENTATION_GROUPS: tuple[type[Settings], ...] = (
-    AugmentationSettings,
-    *dict.fromkeys(kind for name in EFFECTS for kind in EFFECTS.settings_of(name)),
-)
-"""Every group of settings of the augmentation but those of own effects."""
+DEFAULTS = Given((AugmentationSettings(), *(kind() for kind in AUGMENTATIONS.get("nnunet").settings)))
 
 
 @dataclass(frozen=True)
@@ -99,18 +112,18 @@ class Augmentation:
     def of(cls, given: Given) -> Augmentation:
         """The effects that a command was given. Raises RegistryError for an own one that cannot be used."""
         chosen = given[AugmentationSettings]
-        names = [*(EFFECTS if chosen.augment == "nnunet" else ("mirror",)), *chosen.own_effects]
+        names = (*AUGMENTATIONS.get(chosen.augment).names, *chosen.own_effects)
         return cls(tuple(_make(name, given) for name in names))
 
     @classmethod
     def nnunet(cls) -> Augmentation:
         """Every effect with its defaults, which are nnU-Net's."""
-        return cls.of(Given(tuple(kind() for kind in AUGMENTATION_GROUPS)))
+        return cls.of(DEFAULTS)
 
     @classmethod
     def only(cls, *names: str) -> Augmentation:
         """These effects alone, each always and on every channel; for tests, benchmarks and pictures."""
-        given = Given(tuple(_certain(kind()) for kind in AUGMENTATION_GROUPS))
+        given = Given(tuple(_certain(group) for group in DEFAULTS))
         return cls(tuple(_make(name, given) for name in EFFECTS if name in names))
 
     @cached_property

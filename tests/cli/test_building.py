@@ -16,7 +16,7 @@ from tests.conftest import make_plan
 def test_no_augmentation_leaves_mirroring_to_the_coin() -> None:
     (mirror,) = Augmentation.of(parse_main(["--augment", "none"])).effects
     assert type(mirror).__name__ == "Mirror"
-    assert mirror.own.mirror == 0.5
+    assert mirror.given.mirror == 0.5
 
 
 def test_test_time_augmentation_that_flips_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from cases.registry import RegistryError
 from cases.settings import Given
 from data_loading import module as data_module
 from data_loading.augmentation.noise import NoiseSettings
-from data_loading.augmentation.pipeline import AUGMENTATION_GROUPS, EFFECTS, Augmentation, AugmentationSettings
+from data_loading.augmentation.pipeline import DEFAULTS, EFFECTS, Augmentation, AugmentationSettings
 from data_loading.augmentation.spatial import Mirror
 from data_loading.errors import LoaderError
 from data_loading.module import LoaderSettings, patch_loader, patch_source
@@ -24,7 +24,7 @@ from data_loading.sources.sampling import generator
 from tests.data_loading.augmentation.ways import WAYS, effect, run_graph
 
 pytestmark = pytest.mark.loader
-DEFAULTS = Given(tuple(kind() for kind in AUGMENTATION_GROUPS))
+
 
 STRIPES = '''
 from dataclasses import dataclass
