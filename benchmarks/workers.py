@@ -38,6 +38,7 @@ class Probe:
         answer = {
             "pid": os.getpid(),
             "modules": sorted(sys.modules),
+            "cpu_seconds": time.process_time(),
             "rss_mib": int(fields["Rss"].split()[0]) / 1024,
             "pss_mib": int(fields["Pss"].split()[0]) / 1024,
         }
@@ -50,12 +51,14 @@ class Workers:
 
     Attributes:
         seconds: from their start to the first batch, to which each gave a sample.
+        cpu_seconds: mean of a worker, from its start to its sample; unlike the former, no other load adds to it.
         rss_mib: mean resident memory of a worker.
         pss_mib: memory of all together, shared pages counted once.
         modules: loaded in any of them.
     """
 
     seconds: float
+    cpu_seconds: float
     rss_mib: float
     pss_mib: float
     modules: frozenset[str]
@@ -85,6 +88,7 @@ def start_workers(source: Source, count: int) -> Workers:
     by_process = {answer["pid"]: answer for answer in answers}
     return Workers(
         seconds=seconds,
+        cpu_seconds=float(np.mean([answer["cpu_seconds"] for answer in by_process.values()])),
         rss_mib=float(np.mean([answer["rss_mib"] for answer in by_process.values()])),
         pss_mib=sum(answer["pss_mib"] for answer in by_process.values()),
         modules=frozenset(name for answer in answers for name in answer["modules"]),
@@ -92,15 +96,15 @@ def start_workers(source: Source, count: int) -> Workers:
 
 
 def sources(folder: Path) -> Mapping[str, Source]:
-    """A source of each kind, over cases that are made in ``folder``."""
+    """A source of each kind, over cases that are made in ``folder``; each patch takes every effect."""
     from benchmarks.made_up import made_up_plan, make_cases  # torch comes in with these: see the module
     from cases.case import list_cases
-    from data_loading.augmentation.pipeline import Augmentation
+    from data_loading.augmentation.pipeline import EFFECTS, Augmentation
     from data_loading.module import LoaderSettings, patch_source
     from data_loading.sources.classes import ClassSource
 
     make_cases(folder, (48, 64, 48), 2)
-    plan, loading, augmentation = made_up_plan((40, 56, 40)), LoaderSettings(), Augmentation.nnunet()
+    plan, loading, augmentation = made_up_plan((40, 56, 40)), LoaderSettings(), Augmentation.only(*EFFECTS)
     cases = list_cases(folder)
     patches = patch_source(folder, plan, cases, loading, augmentation, compiled=True)
     boxes = patch_source(folder, plan, cases, loading, augmentation, compiled=False)
@@ -120,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, source in sources(Path(folder)).items():
             found = start_workers(source, count)
             print(
-                f"{name}: {count} workers, {found.seconds:.1f} s to the first batch, {found.rss_mib:.0f} MiB resident "
-                f"each, {found.pss_mib:.0f} MiB together, {len(found.modules)} modules, "
-                f"heavy ones: {', '.join(found.heavy) or 'none'}",
+                f"{name}: {count} workers, {found.seconds:.1f} s to the first batch, each {found.cpu_seconds:.1f} CPU "
+                f"s and {found.rss_mib:.0f} MiB resident, {found.pss_mib:.0f} MiB together, {len(found.modules)} "
+                f"modules, heavy ones: {', '.join(found.heavy) or 'none'}",
                 flush=True,
             )
     return 0

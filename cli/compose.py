@@ -81,7 +81,7 @@ class Program:
         return mode, result
 
     def _groups(self, line: _CommandLine, mode: Mode) -> tuple[type[Settings], ...]:
-        """Of the mode and its variants; where they cannot be told, for a file is missing say, misspelt flags come first."""
+        """Of the mode and its variants. Where a missing file leaves these open, misspelt flags are told first."""
         try:
             return line.groups(mode)
         except ValueError as error:

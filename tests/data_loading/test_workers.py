@@ -8,28 +8,27 @@ import numpy as np
 import pytest
 
 from benchmarks.workers import start_workers
-from data_loading.augmentation.pipeline import Augmentation
+from data_loading.augmentation.pipeline import EFFECTS, Augmentation
 from data_loading.module import LoaderSettings, patch_source
 from data_loading.sources.classes import ClassSource
 from data_loading.sources.source import Source
 
 pytestmark = pytest.mark.loader
 MakeFolder = Callable[..., tuple]
+EVERY = Augmentation.only(*EFFECTS)
 
 
 def patches(make_folder: MakeFolder) -> Source:
-    return patch_source(*make_folder(2), LoaderSettings(), Augmentation.nnunet(), compiled=True)
+    return patch_source(*make_folder(2), LoaderSettings(), EVERY, compiled=True)
 
 
 def boxes(make_folder: MakeFolder) -> Source:
     """What a GPU's graph finishes."""
-    return patch_source(*make_folder(2), LoaderSettings(), Augmentation.nnunet(), compiled=False)
+    return patch_source(*make_folder(2), LoaderSettings(), EVERY, compiled=False)
 
 
 def classes(make_folder: MakeFolder) -> Source:
-    source = patch_source(
-        *make_folder(2, labelled=False), LoaderSettings(), Augmentation(), compiled=True, labelled=False
-    )
+    source = patch_source(*make_folder(2, labelled=False), LoaderSettings(), EVERY, compiled=True, labelled=False)
     return ClassSource(patches=source, targets=(np.zeros(1, np.float32),) * 2)
 
 
