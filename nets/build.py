@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from cases.plan import Plan, Topology, topology
 from nets.blocks import CHANNELS_LAST, NetworkError
 from nets.choice import NetworkChoice, as_choice
@@ -18,7 +20,7 @@ def build_network(plan: Plan, settings: Chosen, *, out_channels: int | None = No
 
     Raises:
         PlanError: for too few filters.
-        NetworkError: for a patch that the network cannot halve as it must.
+        NetworkError: for a patch that the network cannot halve as it must, and for an own encoder that is none.
     """
     choice = as_choice(settings)
     outputs = plan.n_class if out_channels is None else out_channels
@@ -29,7 +31,7 @@ def build_network(plan: Plan, settings: Chosen, *, out_channels: int | None = No
             f"patch {plan.patch_size} cannot be halved down to feature maps of {choice.network.min_fmap}: "
             "take a larger patch with even sides, or lower --min_fmap"
         )
-    encoder: Encoder = choice.entry.build(plan.in_channels, stages, choice.network, *choice.own)
+    encoder = _build(choice, plan.in_channels, stages)
     if whole is None:
         return _unet(encoder, stages, outputs, choice)
     net: Network = whole(encoder, outputs)
@@ -37,6 +39,26 @@ def build_network(plan: Plan, settings: Chosen, *, out_channels: int | None = No
     if choice.network.layout == "NDHWC":
         net.to(memory_format=CHANNELS_LAST[plan.dim])  # type: ignore[call-overload]
     return net
+
+
+def _build(choice: NetworkChoice, in_channels: int, stages: Topology) -> Encoder:
+    """The encoder, once it is sure that an own one keeps to what nets/encoders/base.py asks for."""
+    build, arguments = choice.entry.build, (in_channels, stages, choice.network, *choice.own)
+    try:
+        inspect.signature(build).bind(*arguments)
+    except TypeError as error:
+        wanted = ", ".join(["in_channels", "stages", "network", *(type(group).__name__ for group in choice.own)])
+        raise NetworkError(f"the encoder {choice.encoder} is called as build({wanted}): {error}") from error
+    encoder = build(*arguments)
+    missing = [name for name in ("in_channels", "channels", "strides") if not hasattr(encoder, name)]
+    if missing:
+        raise NetworkError(f"the encoder {choice.encoder} has no {', '.join(missing)}; see nets/encoders/base.py")
+    if len(encoder.channels) != len(encoder.strides):
+        raise NetworkError(
+            f"the encoder {choice.encoder} has {len(encoder.channels)} channels and {len(encoder.strides)} strides: "
+            "one of each for every stage"
+        )
+    return encoder
 
 
 def plan_topology(plan: Plan, settings: NetworkSettings) -> Topology:

@@ -119,3 +119,16 @@ def test_other_tensors_are_left_to_pytorch() -> None:
     assert not fits(torch.zeros(2, 4, 6, 8, 10))  # not channels-last
     assert not fits(torch.zeros(2, 4, 6, 8, 10, dtype=torch.float64).to(memory_format=torch.channels_last_3d))
     assert not fits(torch.zeros(2, 4, 6, 8, 10, device="meta").to(memory_format=torch.channels_last_3d))
+
+
+def test_torch_compile_asks_once_whether_triton_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(fused_norm.triton, "available", lambda: not asked.append(1))  # type: ignore[func-returns-value]
+
+    def traced(x: Tensor) -> Tensor:
+        return x + 1 if fused_norm._triton_builds() else x
+
+    compiled = torch.compile(traced, backend="eager", fullgraph=True)
+    assert float(compiled(torch.ones(()))) == float(compiled(torch.ones(()))) == 2.0
+    torch.compiler.reset()
+    assert len(asked) == 1
