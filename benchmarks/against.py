@@ -20,20 +20,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from benchmarks.compare import Change, changes, share, show
 from benchmarks.record import Metric, RecordError, Results
+from benchmarks.turns import WORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 TURNS = Path("benchmarks/turns.py")
-PLACES = ("benchmarks/works.py", "scripts/benchmark_works.py")  # of the works; a revision without either has none
 WARMUP, REPEATS, TURNS_A_ROUND = 3, 6, 4
 SIZES: dict[str, Any] = {  # of a small piece of each part, fields of benchmarks.works.WorkSettings
     "volume_dhw": [48, 56, 52],
     "patch_size": [32, 40, 48],
     "cases": 4,
-    "amp": True,
     "filters": [8, 16, 32],
 }
+
+
+def small_sizes(device_id: int | None) -> dict[str, Any]:
+    """The sizes on this machine: mixed precision only where the processor has it, for AVX2 takes ten times as long."""
+    amp = device_id is not None or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return SIZES | {"amp": amp, "device_id": device_id}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,7 @@ def gate(wanted: Gate, root: Path = ROOT) -> int:
     if git(root, "rev-parse", "--verify", "--quiet", f"{wanted.revision}^{{commit}}").returncode:
         print(f"no revision {wanted.revision} here: nothing to compare with")
         return 0
-    if all(git(root, "cat-file", "-e", f"{wanted.revision}:{place}").returncode for place in PLACES):
+    if all(git(root, "cat-file", "-e", f"{wanted.revision}:{place}").returncode for place in WORKS):
         print(f"{wanted.revision} has no such benchmark yet: nothing to compare with")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -101,6 +108,8 @@ def one_round(before: Path, after: Path, wanted: Gate, number: int) -> list[Chan
                     seconds[side] += side.measure(part, warmup=0 if turn else WARMUP)
             for side, values in seconds.items():
                 results[side][f"{part}_ms"] = Metric(value=1000 * min(values), unit="ms", better="lower")
+            times = " and ".join(f"{results[side][f'{part}_ms'].value:.3f} ms" for side in (old, new))
+            print(f"round {number + 1} of {wanted.rounds}: {part}: {times} now", flush=True)
     return changes(results[old], results[new])
 
 
@@ -149,7 +158,7 @@ class Side(AbstractContextManager["Side"]):
             encoding="utf-8",
         )
         try:
-            self.parts = self._ask(SIZES | {"device_id": self.device_id})["parts"]
+            self.parts = self._ask(small_sizes(self.device_id))["parts"]
         except BaseException:
             self.__exit__()
             raise

@@ -18,6 +18,7 @@ from multiprocessing import get_context
 import torch
 from torch import nn
 
+from benchmarks.checks import among
 from benchmarks.made_up import made_up_plan
 from cases.settings import Settings, above, setting
 from cli.compose import parse
@@ -73,19 +74,13 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
-def known_encoders(value: tuple[str, ...]) -> str:
-    """Each names an encoder."""
-    unknown = [name for name in value if name not in ENCODERS]
-    return f"names no encoder: {', '.join(unknown)} is none of {', '.join(ENCODERS)}" if unknown else ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class EncodersBenchmark(Settings):
     """Which encoders, and the step that is measured."""
 
     patch: tuple[int, int, int] = setting((64, 64, 64), "sides of the patch, D H W", check=above(0))
     batch_size: int = setting(1, "patches at once", check=above(0))
-    encoders: tuple[str, ...] = setting(tuple(ENCODERS), "encoders to measure", check=known_encoders)
+    encoders: tuple[str, ...] = setting(tuple(ENCODERS), "encoders to measure", check=among(tuple(ENCODERS)))
     device: str = setting("cuda" if torch.cuda.is_available() else "cpu", "where the step is computed")
     amp: bool = setting(False, "mixed precision")
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import genesis, loader
-from benchmarks.against import SIZES, Gate
+from benchmarks.against import Gate, small_sizes
+from benchmarks.checks import among
 from benchmarks.record import Metric, Results, latencies
 from benchmarks.through_main import measure_main
 from benchmarks.turns import settings_of
@@ -20,12 +21,6 @@ from cases.folder import preprocessed_folder
 from cases.settings import Settings, above, as_json, at_least, setting
 from cli.launch import switches
 from runtime.dllogger_backend import RunLogger
-
-
-def known_parts(value: tuple[str, ...]) -> str:
-    """Each names a part that is measured."""
-    unknown = [part for part in value if part not in WORKS]
-    return f"names no part: {', '.join(unknown)} is none of {', '.join(WORKS)}" if unknown else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +50,7 @@ class MeasureSettings(Settings):
     patch_size: tuple[int, int, int] = setting((64, 64, 64), "patch of made-up data, D H W", check=above(0))
     cases: int = setting(8, "number of made-up scans", check=above(0))
     parts: tuple[str, ...] = setting(
-        tuple(WORKS), f"parts for check and --against, of {', '.join(WORKS)}", check=known_parts
+        tuple(WORKS), f"parts for check and --against, of {', '.join(WORKS)}", check=among(WORKS)
     )
     against: str | None = setting(None, "git revision to compare with, both measured now, turn by turn")
     rounds: int | None = setting(
@@ -171,7 +166,7 @@ def log_results(logger: RunLogger, results: Results) -> None:
 def check(settings: MeasureSettings) -> Results:
     """The fastest time of a small piece of each part: what other work on the machine disturbs least."""
     results = {}
-    small = settings_of(WorkSettings, SIZES | {"device_id": settings.device_id})
+    small = settings_of(WorkSettings, small_sizes(settings.device_id))
     for part in settings.parts:
         with WORKS[part](small) as work:
             seconds = repeat(work, warmup=3, repeats=24).seconds

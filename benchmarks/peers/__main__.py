@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.checks import among
 from benchmarks.peers.comparison import Comparison
 from benchmarks.record import Metric, RecordError, Results, write_record
 from cases.registry import Registry, RegistryError
@@ -41,17 +42,11 @@ PARTS: Registry[Callable[[int, float], list[Comparison]]] = Registry(
 )
 
 
-def known_parts(value: tuple[str, ...]) -> str:
-    """Each names a part of the table."""
-    unknown = [part for part in value if part not in PARTS]
-    return f"names no part: {', '.join(unknown)} is none of {', '.join(PARTS)}" if unknown else ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class PeersSettings(Settings):
     """What is compared, and how often."""
 
-    only: tuple[str, ...] = setting(tuple(PARTS), f"parts to measure, of {', '.join(PARTS)}", check=known_parts)
+    only: tuple[str, ...] = setting(tuple(PARTS), f"parts to measure, of {', '.join(PARTS)}", check=among(tuple(PARTS)))
     results: Path = setting(Path("results"), "where peers.json goes", kept=False)
     rounds: int = setting(3, "turns of each; the window and the slow resampling take at most 2", check=above(0))
     scale: float = setting(

@@ -12,5 +12,5 @@ def test_nothing_left_to_measure_is_refused() -> None:
 
 
 def test_parts_that_there_are_not_are_named() -> None:
-    with pytest.raises(SettingsError, match="--parts genesis lunch names no part: lunch is none of loader"):
+    with pytest.raises(SettingsError, match="--parts genesis lunch names lunch, which is none of loader"):
         MeasureSettings(mode="check", parts=("genesis", "lunch"))
