@@ -48,15 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_cubes(settings: PreprocessSettings) -> int:
     """Cube files of a folder of scans, or of a task's training scans; returns 1 if a scan gave none."""
-    mri = settings.modality == "MRI"
     cubes = CubeSettings(
-        size=settings.cube_size,  # type: ignore[arg-type]
+        cube_size=settings.cube_size,  # type: ignore[arg-type]
         scale=settings.scale,
-        hu_range=None if mri else (-1000.0, 1000.0),
-        tissue_filter=settings.tissue_filter and not mri,
+        tissue_filter=settings.tissue_filter,
         tissue_max=settings.tissue_max,
-        folds=settings.cube_folds,
+        cube_folds=settings.cube_folds,
     )
+    cubes = cubes.for_mri() if settings.modality == "MRI" else cubes
     folder = settings.dataset or task_folder(settings.data, str(settings.task), settings.name)
     source = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
     target = settings.results / f"{folder.resolve().name}_cubes"
@@ -74,10 +73,10 @@ def find_places(settings: PreprocessSettings) -> int:
     assert settings.features is not None  # the settings ask for it
     _, validation = split(list_cases(folder), settings.nfolds, settings.fold)
     wanted = PatternSettings(
-        size=settings.cube_size,  # type: ignore[arg-type]
+        cube_size=settings.cube_size,  # type: ignore[arg-type]
         classes=settings.classes,
         instances=settings.instances,
-        validation_instances=settings.val_instances,
+        val_instances=settings.val_instances,
         border=settings.border,  # type: ignore[arg-type]
         distance=settings.distance,
         multi_res=settings.multi_res,
