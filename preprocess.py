@@ -18,7 +18,8 @@ from rich.table import Table
 from cases.case import list_cases
 from cases.plan import PLAN_FILE, Plan, PlanError
 from cases.splits import split
-from data_preprocessing.layouts.dataset import Dataset, DatasetError, Scan, read_dataset
+from data_preprocessing.layouts import read_dataset
+from data_preprocessing.layouts.dataset import Dataset, DatasetError, Scan
 from data_preprocessing.planning.fingerprint import Facts, examine, make_plan
 from data_preprocessing.planning.tasks import TASKS, Task, task_code, task_folder
 from data_preprocessing.preprocessor import Outcome, run

@@ -16,7 +16,7 @@ from benchmarks.loader import LoaderBenchmark, make_volumes
 from cases.case import CaseError, list_cases, open_array, read_info
 from cases.plan import Plan
 from data_loading.module import LoaderSettings, patch_loader
-from data_preprocessing.layouts.dataset import read_dataset
+from data_preprocessing.layouts import read_dataset
 from data_preprocessing.phantom import Phantom, write_dataset
 from data_preprocessing.preprocessor import run
 from inference.predict import PredictSettings, predict_case

@@ -18,7 +18,8 @@ from cases.regions import Regions, write_regions
 from cases.volumes import read_label, turn_axes
 from cli.assembly import build_fabric, build_module, checkpoint_of, flipped_axes, open_log
 from data_preprocessing.crop import crop
-from data_preprocessing.layouts.dataset import DatasetError, read_img_list
+from data_preprocessing.layouts.dataset import DatasetError
+from data_preprocessing.layouts.img_list import read_img_list
 from inference.metrics import DiceMeter
 from inference.predict import Predicted, PredictSettings, predict_scans, predict_stored
 from inference.published import PublishedNetwork, read_published

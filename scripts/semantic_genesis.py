@@ -23,7 +23,7 @@ from cases.case import list_cases, read_info
 from cases.plan import PLAN_FILE
 from cli.assembly import network_of
 from cli.pretraining import SCAN_DHW
-from data_preprocessing.layouts.dataset import read_dataset
+from data_preprocessing.layouts import read_dataset
 from pretraining.semantic.patterns import Extents
 from scripts.launch import MAIN, PREPROCESS, launch, split_at_dashes
 from scripts.steps import Step, StepError, check, settings_of

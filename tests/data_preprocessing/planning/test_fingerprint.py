@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cases.plan import topology
-from data_preprocessing.layouts.dataset import DatasetError, read_dataset
+from data_preprocessing.layouts import DatasetError, read_dataset
 from data_preprocessing.phantom import Phantom, draw, write_dataset
 from data_preprocessing.planning.fingerprint import Facts, examine, make_plan, patch_size, target_spacing
 from data_preprocessing.planning.tasks import TASKS, TaskError, task_code, task_folder
