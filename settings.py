@@ -562,9 +562,12 @@ class PreprocessSettings:
     dataset: Path | None = setting(
         None, 'a dataset\'s folder, or a list of "image label" lines, instead of --data and --task'
     )
-    recipe: Literal["default", "medicalnet"] = setting(
+    recipe: str = setting(
         "default", "the chain of preprocessing; medicalnet: as published, for NIfTI files that hold the depth first"
     )
+    normalization: str | None = setting(None, "of all channels; None: ct for CT, else zscore")
+    layout: str | None = setting(None, "of the dataset; None: the first that recognises it")
+    formats: tuple[str, ...] | None = setting(None, "own file formats, asked first")
     patch_size: tuple[int, ...] | None = setting(
         None, "instead of the one found; --recipe medicalnet resizes every scan to it; None there: 56 448 448"
     )

@@ -15,16 +15,17 @@ import torch
 from benchmarks.loader import LoaderBenchmark, make_volumes
 from cases.case import CaseError, list_cases, open_array, read_info
 from cases.plan import Plan
+from cases.settings import Given
 from data_loading.module import LoaderSettings, patch_loader
+from data_preprocessing.commands import GROUPS, PreprocessSettings, preprocess
 from data_preprocessing.layouts import read_dataset
 from data_preprocessing.phantom import Phantom, write_dataset
+from data_preprocessing.places import DatasetSettings
 from data_preprocessing.preprocessor import run
 from inference.predict import PredictSettings, predict_case
 from inference.sliding_window import SlidingWindow
 from nets.dynamic_unet import NetworkSettings, build_unet
-from preprocess import preprocess
 from pretraining.genesis.transforms import GenesisSettings, transform_pair
-from settings import PreprocessSettings
 from training.losses import SegmentationLoss
 from training.optimization import OptimizationSettings, build_optimizer
 
@@ -113,6 +114,11 @@ def loader(settings: WorkSettings) -> Iterator[Work]:
             yield Work(lambda: next(stream), settings.batch_size, "samples")
 
 
+def _one_process(raw: Path, folder: Path) -> Given:
+    chosen = (DatasetSettings(dataset=raw, results=folder), PreprocessSettings(n_jobs=1))
+    return Given((*chosen, *(kind() for kind in GROUPS if kind not in map(type, chosen))))
+
+
 @contextmanager
 def preprocessing(settings: WorkSettings) -> Iterator[Work]:
     """A case from its file to stored arrays, in one process."""
@@ -123,7 +129,7 @@ def preprocessing(settings: WorkSettings) -> Iterator[Work]:
             raw = folder / "Phantom"
             phantom = Phantom(shape_dhw=settings.volume_dhw, spacing_mm=(2.0, 0.8, 0.8), modality="CT")
             write_dataset(raw, phantom, cases=settings.cases, test_cases=0)
-        if preprocess(PreprocessSettings(dataset=raw, results=folder, n_jobs=1, dim=3)):
+        if preprocess(_one_process(raw, folder), "training"):
             raise CaseError(f"{raw} holds cases that cannot be preprocessed: see above")
         plan = Plan.load(folder / f"{raw.name}_3d")
         plan = plan.with_(spacing_mm=tuple(0.9 * side for side in plan.spacing_mm))  # so that all axes are resampled

@@ -20,9 +20,5 @@ class Decathlon:
 
     def read(self, path: Path) -> Dataset:
         """Channels and classes as ``dataset.json`` names them."""
-        if not (path / DATASET_FILE).is_file():
-            raise DatasetError(
-                f"{path} has imagesTr but no {DATASET_FILE}, which names its channels and labels; add it"
-            )
         values = read_description(path)
         return described(path, values, values.get("modality"))

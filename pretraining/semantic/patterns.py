@@ -11,13 +11,14 @@ part of each scan that it covers once the scan is stretched to the grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from cases.case import CaseInfo, open_array, read_info
+from cases.plan import Plan
 from cases.settings import Settings, at_least, probability, setting, shown
 from data_preprocessing.resample import resample_image
 from pretraining.genesis.cubes import LOOKAHEAD, border_within, rises, three_margins, three_sides, tissue_share, to_unit
@@ -62,6 +63,10 @@ class PatternSettings(Settings):
 
     def faults(self) -> list[str]:
         return [] if self.zoom[0] > 0 else [f"--zoom {shown(self.zoom)} does not begin above 0"]
+
+    def for_plan(self, plan: Plan) -> PatternSettings:
+        """The same, without the tissue filter where stored voxels do not lead back to HU."""
+        return replace(self, tissue_filter=self.tissue_filter and plan.normalization[0].scheme == "ct")
 
     def to_json(self) -> dict[str, Any]:
         """By the names under which index files hold them."""
