@@ -22,7 +22,7 @@ from data_preprocessing.places import DatasetSettings
 from data_preprocessing.planning.fingerprint import Facts, examine
 from data_preprocessing.planning.making import ModalitySettings, PlanSettings, make_plan, needs_statistics
 from data_preprocessing.preprocessor import Outcome, PrepareError, run
-from data_preprocessing.recipes import RECIPES, Recipe, RecipeSettings
+from data_preprocessing.recipes import RECIPES, Recipe, RecipeSettings, recipe_of
 from data_preprocessing.report import report_faults, say, shown, strangers, summary
 
 Part = Literal["training", "val", "test"]
@@ -128,6 +128,7 @@ def _earlier_plan(root: Path, dataset: Dataset, given: Given) -> Plan:
         raise PlanError(
             f"{root / PLAN_FILE} is of --normalization {schemes}; preprocess both alike, or use another --results"
         )
+    recipe_of(plan, given[RecipeSettings].own)  # one that cannot be followed is one message, not one for every case
     return plan
 
 

@@ -119,6 +119,7 @@ def predict_scans(
 
     ``own`` are the command line's own recipes and normalisations, see :class:`data_preprocessing.recipes.OwnSettings`.
     """
+    recipe_of(plan, own)  # a plan that cannot be followed is one message, not one for every scan
     loads = [(scan.case, _raw(scan, plan, own)) for scan in scans]
     return _predict_all(loads, predictor, settings, results, device)
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 from cases.plan import Plan, PlanError
 from cases.registry import Registry, absolute, is_own
 from cases.settings import Settings, setting
-from data_preprocessing.normalizations import NORMALIZATIONS
+from data_preprocessing.normalizations import NORMALIZATIONS, scheme_of
 from data_preprocessing.recipes.recipe import PreparedCase, RawScan, Recipe
 
 __all__ = ["RECIPES", "OwnSettings", "PreparedCase", "RawScan", "Recipe", "RecipeSettings", "recipe_of"]
@@ -76,17 +76,19 @@ def own_names(*names: str | None) -> tuple[str, ...]:
 
 
 def recipe_of(plan: Plan, own: Sequence[str] = ()) -> Recipe:
-    """What the plan names.
+    """What the plan names, after a look at the normalisations that it names too.
 
     Args:
         plan: of the dataset.
-        own: the command line's own recipes; the plan alone does not make one run.
+        own: the command line's own recipes and normalisations; the plan alone does not make one run.
 
     Raises:
-        PlanError: where the plan has settings that the recipe does not do.
+        PlanError: where the plan has settings that the recipe does not do, or a normalisation lacks numbers.
         RegistryError: for a name that is in no table.
     """
     recipe: Recipe = RECIPES.make(RECIPES.stored(plan.recipe, own))
     if faults := recipe.faults(dim=plan.dim, ohe=plan.ohe):
         raise PlanError("plan: " + "; ".join(faults))
+    for how in plan.normalization:
+        scheme_of(how, own)
     return recipe
