@@ -22,7 +22,7 @@ from cases.case import CaseError, list_cases, open_array, read_info
 from cases.plan import Plan
 from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import LoaderSettings, patch_loader
-from data_preprocessing.layouts.dataset import read_dataset
+from data_preprocessing.layouts import read_dataset
 from data_preprocessing.phantom import Phantom, write_dataset
 from data_preprocessing.preprocessor import run
 from inference.predict import PredictSettings, predict_case

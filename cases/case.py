@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cases.files import save_array, whole_file
 from cases.volumes.geometry import Geometry
 
 CASE_VERSION = 1
@@ -99,25 +101,12 @@ def write_case(
 ) -> None:
     """Write every file of a case to a temporary name, then rename all, the json last."""
     arrays = {"_x": image_cdhw, "_y": label, "_orig_y": original_label, "_fg": foreground}
-    written: list[tuple[Path, Path]] = []
-    try:
+    with ExitStack() as files:  # renamed in the reverse order of their opening
+        description = files.enter_context(whole_file(folder / f"{info.case}.json"))
         for suffix, array in arrays.items():
-            if array is None:
-                continue
-            target = folder / f"{info.case}{suffix}.npy"
-            temporary = target.with_suffix(".npy.tmp")
-            written.append((temporary, target))
-            with temporary.open("wb") as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-        target = folder / f"{info.case}.json"
-        temporary = target.with_suffix(".json.tmp")
-        written.append((temporary, target))
-        temporary.write_text(json.dumps(info.to_json()) + "\n", encoding="utf-8")
-        for temporary, target in written:
-            temporary.replace(target)
-    finally:
-        for temporary, _ in written:
-            temporary.unlink(missing_ok=True)
+            if array is not None:
+                save_array(files.enter_context(whole_file(folder / f"{info.case}{suffix}.npy")), array)
+        description.write_text(json.dumps(info.to_json()) + "\n", encoding="utf-8")
 
 
 def list_cases(folder: Path) -> list[str]:

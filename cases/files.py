@@ -41,5 +41,11 @@ def write_json(target: Path, values: Mapping[str, Any], *, indent: int | None = 
 
 def write_array(target: Path, array: np.ndarray) -> None:
     """An .npy file of format 1 in C order, so that regions can be read through a memory map."""
-    with whole_file(target) as temporary, temporary.open("wb") as stream:
+    with whole_file(target) as temporary:
+        save_array(temporary, array)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """The same to a path as it is, which :func:`whole_file` gave."""
+    with path.open("wb") as stream:
         np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from cases.files import write_json
 
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
-Recipe = Literal["default", "medicalnet"]
 DEPTH = 5  # the most down-samplings of a network
 MIN_FMAP = 4  # smallest side of a feature map
 ANISOTROPY = 3.0  # longest over shortest spacing, or patch side, from which the coarse axis is treated apart
@@ -28,23 +29,20 @@ class PlanError(ValueError):
 class Normalization:
     """How one channel is brought to the network's scale.
 
-    ``scheme`` "ct": clip to [lower, upper], subtract mean, divide by std, all in the scan's units
-    (HU), the same for every case. "zscore": subtract the mean of the case's own non-zero voxels and
-    divide by their standard deviation; the four numbers are then None.
+    The scheme's table, ``NORMALIZATIONS`` of data_preprocessing/normalizations, knows which of the numbers it needs;
+    they are the dataset's, in the scan's units (HU), the same for every case.
+
+    Attributes:
+        scheme: its name there, or ``module:object`` of a user's own, which no plan makes run by itself.
+        lower, upper: 0.5 and 99.5 percentiles of the dataset's voxels.
+        mean, std: of the same voxels.
     """
 
-    scheme: Literal["ct", "zscore"]
+    scheme: str
     lower: float | None = None
     upper: float | None = None
     mean: float | None = None
     std: float | None = None
-
-    def __post_init__(self) -> None:
-        numbers = (self.lower, self.upper, self.mean, self.std)
-        if self.scheme not in ("ct", "zscore"):
-            raise PlanError(f"normalisation scheme {self.scheme!r} is not one of ct, zscore")
-        if self.scheme == "ct" and (any(n is None for n in numbers) or not self.std):
-            raise PlanError("CT normalisation needs lower, upper, mean and a std above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,8 @@ class Plan:
         ohe: a channel that is 1 where the scan is non-zero follows the scan's channels.
         mirror_axes: spatial axes, 0 the first of ``patch_size``, that training mirrors.
         intensities_from: the voxels behind the CT statistics: "constants", "foreground" or "not air".
-        recipe: "default", or "medicalnet", which resizes every scan, read depth first, to ``patch_size``
-            and has its own normalisation; see medicalnet.py.
+        recipe: name in ``RECIPES`` of data_preprocessing/recipes, which checks what else it asks of a plan, or
+            ``module:object`` of a user's own, which no plan makes run by itself.
     """
 
     name: str
@@ -78,7 +76,7 @@ class Plan:
     ohe: bool = False
     mirror_axes: tuple[int, ...] = ()
     intensities_from: str = "constants"
-    recipe: Recipe = "default"
+    recipe: str = "default"
     version: int = PLAN_VERSION
 
     def __post_init__(self) -> None:
@@ -93,10 +91,6 @@ class Plan:
             faults.append(f"spacing {self.spacing_mm} is not three positive numbers")
         if len(self.normalization) != len(self.channels):
             faults.append(f"{len(self.normalization)} normalisations for {len(self.channels)} channels")
-        if self.recipe not in get_args(Recipe):
-            faults.append(f"recipe {self.recipe!r} is not one of {', '.join(get_args(Recipe))}")
-        if self.recipe != "default" and (self.dim != 3 or self.ohe):
-            faults.append(f"recipe {self.recipe} is for --dim 3 without --ohe")
         if not self.labels:
             faults.append("no labels, not even the background")
         if not set(self.mirror_axes) <= set(range(self.dim)):
@@ -146,10 +140,7 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Write ``plan.json`` whole or not at all."""
-        target = Path(folder) / PLAN_FILE
-        temporary = target.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(target)
+        write_json(Path(folder) / PLAN_FILE, self.to_json())
 
     @classmethod
     def load(cls, folder: Path) -> Plan:

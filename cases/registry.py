@@ -75,20 +75,23 @@ class Registry(Generic[T]):
                 f"{name} is no {self.kind}: it is not made without arguments ({type(error).__name__}: {error})"
             ) from error
 
-    def stored(self, name: str, own: Sequence[str] = ()) -> T:
-        """The entry that a file names, such as a plan: of the table, or one of the ``own`` of the command line.
+    def stored(self, name: str, own: Sequence[str] = ()) -> str:
+        """The name to look up for one that a file holds, such as a plan: no file makes code run by itself.
 
-        A file makes no code run by itself. It names an own variant as :func:`stored_name` does.
+        Args:
+            name: as :func:`stored_name` writes it.
+            own: what the command line names; the one of the same name is meant.
+
+        Raises:
+            RegistryError: for a user's own object that the command line does not name.
         """
-        for given in own:
-            if stored_name(given) == name:
-                return self.get(given)
-        if is_own(name):
+        meant = next((given for given in own if stored_name(given) == name), name)
+        if meant == name and name not in self and is_own(name) and name not in own:
             raise RegistryError(
                 f"{self.kind} {name} is a user's own, which a file alone does not start: give --{self.kind} with the "
                 f"file that defines it, such as --{self.kind} path/to/{name.replace(':', '.py:', 1)}"
             )
-        return self.get(name)
+        return meant
 
     def settings_of(self, name: str) -> tuple[type[Settings], ...]:
         """The groups of settings that an entry reads, mostly one; none where it reads none."""

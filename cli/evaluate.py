@@ -18,7 +18,9 @@ from cli.building import plain_trainer
 from cli.labelling import Labelling, LabelMaps, predictions_name
 from cli.mode import Mode
 from data_loading.module import VolumeDataModule
-from data_preprocessing.layouts.dataset import DatasetError, read_img_list
+from data_preprocessing.layouts.dataset import DatasetError
+from data_preprocessing.layouts.img_list import read_img_list
+from data_preprocessing.recipes import OwnSettings
 from inference.predict import Predicted
 from inference.sliding_window import WindowSettings
 from inference.tta import TTASettings
@@ -132,6 +134,7 @@ MODES = (
             trained.PublishedSettings,
             EvaluationSettings,
             FormatSettings,
+            OwnSettings,
             LossSettings,
             ValidationSettings,
             TTASettings,

@@ -20,6 +20,7 @@ from cases.volumes import read_label, turn_axes
 from cli.trained import Segmenter, Source, TrainedSettings, build_segmenter
 from data_preprocessing.crop import crop
 from data_preprocessing.layouts.dataset import Scan
+from data_preprocessing.recipes import OwnSettings
 from inference.medicalnet import PublishedNetwork
 from inference.metrics import DiceMeter
 from inference.predict import Predicted, predict_scans, predict_stored
@@ -58,7 +59,13 @@ class Labelling:
         """Predict and write raw scans. ``pair`` finds a case's predicted and true label maps."""
         segmenter = self.segmenter
         done = predict_scans(
-            self._mine(scans), segmenter.plan, segmenter.predictor, segmenter.wanted, self.folder, device=self.device
+            self._mine(scans),
+            segmenter.plan,
+            segmenter.predictor,
+            segmenter.wanted,
+            self.folder,
+            device=self.device,
+            own=self.given[OwnSettings].own,
         )
         return self._report(done, pair)
 

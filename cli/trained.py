@@ -41,8 +41,7 @@ class TrainedSettings(Settings):
     )
     trust: tuple[str, ...] = setting(
         (),
-        "your own encoder or normalisation (file.py:Class) that the checkpoint names: its code is run only where you "
-        "name it here",
+        "your own encoder (file.py:Class) that the checkpoint names: its code is run only where you name it here",
         kept=False,
     )
 

@@ -1,4 +1,4 @@
-"""Boxes and borders: cut to the non-zero part, pad to a size, and both ways back.
+"""Boxes and borders: cut to the non-zero part, pad to a size.
 
 Every function works on the last three axes, (D, H, W); a box is (start, end).
 """
@@ -32,13 +32,6 @@ def crop(array: np.ndarray, box: Box) -> np.ndarray:
     return array[..., d0:d1, h0:h1, w0:w1]
 
 
-def uncrop(array: np.ndarray, box: Box, shape_dhw: Sequence[int], fill: float = 0) -> np.ndarray:
-    """Put ``array`` back where :func:`crop` took it from, ``fill`` around it."""
-    whole = np.full((*array.shape[:-3], *shape_dhw), fill, array.dtype)
-    crop(whole, box)[...] = array
-    return whole
-
-
 def pad_to(array: np.ndarray, least_dhw: Sequence[int]) -> tuple[np.ndarray, Triple]:
     """Zeros around ``array``, the odd one behind, until no side is below ``least_dhw``.
 
@@ -51,10 +44,3 @@ def pad_to(array: np.ndarray, least_dhw: Sequence[int]) -> tuple[np.ndarray, Tri
         return array, (0, 0, 0)
     widths = [(0, 0)] * (array.ndim - 3) + [(m // 2, m - m // 2) for m in missing]
     return np.pad(array, widths), (d, h, w)
-
-
-def unpad(array: np.ndarray, before: Sequence[int], shape_dhw: Sequence[int]) -> np.ndarray:
-    """The part that :func:`pad_to` put zeros around, a view."""
-    d, h, w = before
-    depth, height, width = shape_dhw
-    return array[..., d : d + depth, h : h + height, w : w + width]

@@ -9,7 +9,6 @@ asked for, lungs full of air and vessels. The same settings give the same files.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from cases.files import write_json
 from cases.volumes import Geometry, write_volume
 
 LABELS = ("background", "organ", "lesion")
@@ -155,7 +155,7 @@ def write_dataset(folder: Path, phantom: Phantom, *, cases: int, test_cases: int
         "training": training,
         "test": test,
     }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "dataset.json", description)
 
 
 def _write_image(

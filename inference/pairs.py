@@ -12,7 +12,7 @@ from cases.case import list_cases, open_array, read_info
 from cases.plan import PLAN_FILE, Plan
 from cases.regions import REGIONS_FILE, read_regions
 from cases.volumes import Geometry, VolumeError, is_volume, read_label, read_volume, stem
-from data_preprocessing.layouts.dataset import DATASET_FILE, read_dataset
+from data_preprocessing.layouts import DATASET_FILE, read_dataset
 from inference.restore import decide
 
 

@@ -18,6 +18,7 @@ from cases.regions import Regions
 from cases.volumes import write_volume
 from data_preprocessing.layouts.dataset import Scan, read_scan
 from data_preprocessing.preprocessor import prepare
+from data_preprocessing.recipes import recipe_of
 from inference.restore import Prediction, restore
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
@@ -106,9 +107,14 @@ def predict_scans(
     results: Path,
     *,
     device: torch.device | str = "cpu",
+    own: Sequence[str] = (),
 ) -> Iterator[Predicted]:
-    """Prepare scans as the plan says, predict them and write label maps; a bad scan costs no other one."""
-    loads = [(scan.case, _raw(scan, plan)) for scan in scans]
+    """Prepare scans as the plan says, predict them and write label maps; a bad scan costs no other one.
+
+    ``own`` are the command line's own recipes and normalisations, see :class:`data_preprocessing.recipes.OwnSettings`.
+    """
+    recipe_of(plan, own)  # a plan that cannot be followed is one message, not one for every scan
+    loads = [(scan.case, _raw(scan, plan, own)) for scan in scans]
     return _predict_all(loads, predictor, settings, results, device)
 
 
@@ -126,12 +132,12 @@ def predict_stored(
     return _predict_all(loads, predictor, settings, results, device)
 
 
-def _raw(scan: Scan, plan: Plan) -> Load:
+def _raw(scan: Scan, plan: Plan, own: Sequence[str]) -> Load:
     def load() -> tuple[np.ndarray, CaseInfo]:
         unlabelled = Scan(case=scan.case, images=scan.images)
-        image, geometry, _ = read_scan(unlabelled, depth_first=plan.recipe == "medicalnet")
+        image, geometry, _ = read_scan(unlabelled, depth_first=recipe_of(plan, own).depth_first)
         names = [path.name for path in scan.images]
-        prepared = prepare(image, geometry, plan, case=scan.case, pad=False, images=names)
+        prepared = prepare(image, geometry, plan, case=scan.case, pad=False, images=names, own=own)
         return prepared.image_cdhw, prepared.info
 
     return load

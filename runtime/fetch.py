@@ -16,6 +16,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
 CHUNK = 1 << 20
 TIMEOUT_S = 60
 TORCH_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
@@ -70,6 +74,14 @@ def fetch(url: str, target: Path, *, on_progress: Progress, room: float = 1.0) -
             f"{url}: the connection ended at {done} of {total} bytes; run the same command again to continue"
         )
     part.replace(target)
+
+
+def fetch_with_bar(url: str, target: Path, room: float = 1.0) -> None:
+    """As :func:`fetch`, with a bar of its progress on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Bar(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        line = bar.add_task(target.name, total=None)
+        fetch(url, target, on_progress=lambda done, total: bar.update(line, completed=done, total=total), room=room)
 
 
 def check_address(url: str) -> None:

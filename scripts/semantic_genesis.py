@@ -28,7 +28,7 @@ from cli.launch import MAIN, PREPROCESS, launch, split_at_dashes
 from cli.modes import parse_main
 from cli.run import run_command
 from cli.steps import Step, StepError, check, decisive
-from data_preprocessing.layouts.dataset import read_dataset
+from data_preprocessing.layouts import read_dataset
 from nets.dynamic_unet import NetworkSettings
 from pretraining.autoencoder.method import SCAN_DHW
 from pretraining.semantic.patterns import Extents

@@ -2,39 +2,103 @@
 
 For training, the border is dropped and a box around the target is drawn; every scan is then resized to
 one size, nearest voxel, and standardised by its voxels above 0. Scans to be predicted are resized whole.
-Axes are (D, H, W) of scans read depth first, see volume.py.
+Axes are (D, H, W) of scans read depth first, see cases/volumes/geometry.py.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cases.case import Box
+from cases.case import Box, Intensity
 from cases.grid import nearest_places
 from cases.plan import Normalization, Plan
 from data_preprocessing.crop import crop, nonzero_box
+from data_preprocessing.normalizations import stored_range
+from data_preprocessing.recipes.recipe import PreparedCase, RawScan, Recipe, finished
+
+if TYPE_CHECKING:
+    from data_preprocessing.planning.fingerprint import Facts
 
 INPUT_SIZE = (56, 448, 448)
 FAR = 2.0  # how much shorter and coarser than the others an axis is that must be the depth
 
 
-def as_published(plan: Plan, shapes: Sequence[Sequence[int]], spacings_mm: Sequence[Sequence[float]]) -> Plan:
-    """A plan found from scans as that of this recipe: no constants, the median voxel after the resizing.
+class MedicalNet(Recipe):
+    """Every stored case has the patch's size. The case's name is the seed."""
 
-    Args:
-        plan: with the patch size that scans are to be resized to.
-        shapes: (D, H, W) of each scan, read depth first.
-        spacings_mm: likewise.
+    depth_first = True
 
-    Raises:
-        PlanError: for a 2D plan, or one with ``ohe``.
-    """
-    voxels = np.array(shapes) * np.array(spacings_mm) / np.array(plan.patch_size)
-    d, h, w = np.median(voxels, axis=0).tolist()
-    zscore = (Normalization(scheme="zscore"),) * len(plan.channels)
-    return plan.with_(recipe="medicalnet", spacing_mm=(d, h, w), normalization=zscore, intensities_from="constants")
+    def faults(self, *, dim: int, ohe: bool, normalization: str | None = None) -> list[str]:
+        """See :class:`Recipe`."""
+        faults = [] if dim == 3 and not ohe else ["recipe medicalnet is for --dim 3 without --ohe"]
+        return faults + ["recipe medicalnet has its own normalisation"] * (normalization is not None)
+
+    def planned(self, plan: Plan, facts: Sequence[Facts], patch_size: tuple[int, ...] | None) -> tuple[Plan, list[str]]:
+        """See :class:`Recipe`: no constants; the voxel size is the median after the resizing."""
+        size = patch_size or INPUT_SIZE
+        scans = [(entry.shape_cropped[::-1], entry.spacing_mm[::-1]) for entry in facts]
+        voxels = np.array([np.array(shape) * spacing for shape, spacing in scans]) / np.array(size)
+        d, h, w = np.median(voxels, axis=0).tolist()
+        zscore = (Normalization(scheme="zscore"),) * len(plan.channels)
+        plan = plan.with_(
+            patch_size=size,
+            recipe="medicalnet",
+            spacing_mm=(d, h, w),
+            normalization=zscore,
+            intensities_from="constants",
+        )
+        return plan, _depth_warnings(scans)
+
+    def describe(self, plan: Plan) -> str:
+        """See :class:`Recipe`."""
+        patch = " x ".join(map(str, plan.patch_size))
+        return f"recipe medicalnet, scans (depth first) resized to {patch}, {plan.n_class} classes"
+
+    def prepare(self, scan: RawScan, plan: Plan, *, train: bool) -> PreparedCase:
+        """See :class:`Recipe`; cut to a box drawn around the target for training."""
+        rng = np.random.default_rng(zlib.crc32(scan.case.encode()))
+        whole: Box = ((0, 0, 0), scan.geometry.shape_dhw)
+        box = training_box(scan.image_cdhw, scan.label, rng) if train else whole
+        d, h, w = plan.patch_size
+        resized = resize_nearest(crop(scan.image_cdhw, box), (d, h, w))
+        stored = np.empty(resized.shape, np.float32)
+        intensity = []
+        for channel, target in zip(resized, stored, strict=True):
+            target[...], shift, scale = standardise(channel, rng)
+            low, high = stored_range(target, keeps_zero=True)
+            intensity.append(Intensity(shift=shift, scale=scale, low=low, high=high))
+        sides = zip(*box, scan.geometry.spacing_mm, plan.patch_size, strict=True)
+        z, y, x = ((end - start) * length / side for start, end, length, side in sides)
+        return finished(
+            scan,
+            plan,
+            stored,
+            partial(resize_nearest, shape_dhw=(d, h, w)),
+            crop_box=box,
+            shape_resampled=(d, h, w),
+            pad_before=(0, 0, 0),
+            spacing_mm=(z, y, x),
+            intensity=intensity,
+            corners=True,
+        )
+
+
+def _depth_warnings(scans: Sequence[tuple[Sequence[int], Sequence[float]]]) -> list[str]:
+    """A warning where files, (shape, spacing) read depth first, look as if they held the depth last."""
+    turned = [scan for scan in scans if looks_depth_last(*scan)]
+    if not turned:
+        return []
+    shape, spacing_mm = (" x ".join(f"{value:g}" for value in values) for values in turned[0])
+    return [
+        f"{len(turned)} of {len(scans)} scans look as if their depth came last, such as {shape} voxels of "
+        f"{spacing_mm} mm, where --recipe medicalnet takes the first axis for the depth: store them depth first, "
+        "or leave --recipe out (the default reads the depth last)"
+    ]
 
 
 def looks_depth_last(shape: Sequence[int], spacing_mm: Sequence[float]) -> bool:

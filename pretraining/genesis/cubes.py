@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from cases.case import Intensity
 from cases.files import write_array
+from cases.settings import Settings, at_least, probability, setting
 from cases.volumes import VolumeError, is_volume, read_volume, stem
 
 LOOKAHEAD = 3  # slices that the tissue filter looks through, the voxel's own among them
@@ -29,47 +31,54 @@ class CubeError(ValueError):
     """Cubes that cannot be made, or a cube file that is not one."""
 
 
+def three_sides(value: Sequence[int]) -> str:
+    """The value is three numbers of at least 1."""
+    return "" if len(value) == 3 and min(value) >= 1 else "is not three numbers of at least 1 (W, H, D)"
+
+
+def three_margins(value: Sequence[int]) -> str:
+    """The value is three numbers, none negative."""
+    return "" if len(value) == 3 and min(value) >= 0 else "is not three numbers of at least 0 (W, H, D)"
+
+
+def rises(value: Sequence[float]) -> str:
+    """The value is two numbers, the second above the first."""
+    return "" if len(value) == 2 and value[0] < value[1] else "is not two numbers of which the second is larger"
+
+
 @dataclass(frozen=True, kw_only=True)
-class CubeSettings:
-    """The published generator's numbers.
+class CubeSettings(Settings):
+    """Cubes of unlabelled scans, with the published generator's numbers."""
 
-    Attributes:
-        size: (rows, cols, deps) = (W, H, D) of a cube.
-        scale: cubes a scan.
-        border: voxels to stay off the scan's border, (W, H, D), as far as :func:`border_within` lets.
-        hu_range: clipped to this and scaled to [0, 1]; None takes each scan's 0.5 and 99.5 percentiles (MRI).
-        tissue_filter: leave out cubes full of soft tissue; made for lungs, so switch it off elsewhere.
-        tissue_hu, tissue_max: see :func:`tissue_share`; a cube with a larger share than this is left out.
-        attempts: places tried for each cube asked for before a scan is given up.
-        folds: files that scans are dealt to where the folder has no LUNA16 subsets.
-        seed: of the places; a scan's own do not depend on the others.
-    """
+    error: ClassVar[type[ValueError]] = CubeError
 
-    size: tuple[int, int, int] = (64, 64, 32)
-    scale: int = 32
-    border: tuple[int, int, int] = (100, 100, 30)
-    hu_range: tuple[float, float] | None = (-1000.0, 1000.0)
-    tissue_filter: bool = True
-    tissue_hu: float = -150.0
-    tissue_max: float = 0.15
-    attempts: int = 100
-    folds: int = 10
-    seed: int = 1
+    scale: int = setting(32, "cubes of a scan", check=at_least(1))
+    cube_size: tuple[int, int, int] = setting(
+        (64, 64, 32), "rows, cols, deps of a cube, which are (W, H, D)", check=three_sides
+    )
+    cube_folds: int = setting(
+        10, "files that scans are dealt to where there are no subset<n> folders", check=at_least(1)
+    )
+    border: tuple[int, int, int] = setting(
+        (100, 100, 30), "voxels (W, H, D) to stay off a scan's border; fewer in small scans", check=three_margins
+    )
+    hu_range: tuple[float, float] | None = setting(
+        (-1000.0, 1000.0), "HU that become 0 and 1; of MRI, each scan's 0.5 and 99.5 percentiles do", check=rises
+    )
+    tissue_filter: bool = setting(True, "leave out cubes full of soft tissue; made for lungs, and always off for MRI")
+    tissue_hu: float = setting(-150.0, "HU from which a voxel is soft tissue")
+    tissue_max: float = setting(0.15, "largest share of soft tissue in a cube", check=probability)
+    attempts: int = setting(100, "places tried for each cube before a scan is given up", check=at_least(1))
+    seed: int = setting(1, "seed of the places; a scan's own do not depend on the others", check=at_least(0))
 
-    def __post_init__(self) -> None:
-        faults = []
-        if min(*self.size, self.scale, self.attempts, self.folds) < 1:
-            faults.append(f"size {self.size}, scale, attempts and folds must be at least 1")
-        if min(self.border) < 0:
-            faults.append(f"border {self.border} cannot be negative")
-        if self.hu_range is not None and self.hu_range[0] >= self.hu_range[1]:
-            faults.append(f"hu_range {self.hu_range} must rise")
+    def faults(self) -> list[str]:
         if self.tissue_filter and self.hu_range is None:
-            faults.append("the tissue filter needs HU; switch it off for MRI")
-        if not 0 <= self.tissue_max <= 1:
-            faults.append(f"tissue_max {self.tissue_max} is not in [0, 1]")
-        if faults:
-            raise CubeError("cubes: " + "; ".join(faults))
+            return ["the tissue filter needs HU; switch it off for MRI"]
+        return []
+
+    def for_mri(self) -> CubeSettings:
+        """The same for scans without a unit."""
+        return replace(self, hu_range=None, tissue_filter=False)
 
 
 def tissue_share(crop_dhw: np.ndarray, threshold: float, depth: int) -> float:
@@ -121,7 +130,7 @@ def cut_cubes(
     Raises:
         CubeError: if the scan is smaller than a cube.
     """
-    size, shape = settings.size[::-1], image_dhw.shape
+    size, shape = settings.cube_size[::-1], image_dhw.shape
     if any(side < cube for side, cube in zip(shape, size, strict=True)):
         raise CubeError(f"it is {shape} voxels (D, H, W), smaller than a cube of {size}")
     border = border_within(shape, size, settings.border[::-1])
@@ -138,12 +147,12 @@ def cut_cubes(
             if share > settings.tissue_max:
                 continue
         cubes.append(_scale_to_unit(image_dhw[d, h, w], low, high).transpose(2, 1, 0))
-    stacked = np.stack(cubes) if cubes else np.empty((0, *settings.size), np.float32)
+    stacked = np.stack(cubes) if cubes else np.empty((0, *settings.cube_size), np.float32)
     return stacked, (border[2], border[1], border[0])
 
 
 def cube_file_name(settings: CubeSettings, fold: int) -> str:
-    return f"bat_{settings.scale}_s_{'x'.join(map(str, settings.size))}_{fold}.npy"
+    return f"bat_{settings.scale}_s_{'x'.join(map(str, settings.cube_size))}_{fold}.npy"
 
 
 def scan_folds(folder: Path, folds: int) -> dict[int, list[Path]]:
@@ -183,7 +192,7 @@ def generate_cubes(
     Raises:
         CubeError: if the folder holds no scan.
     """
-    by_fold = scan_folds(Path(source), settings.folds)
+    by_fold = scan_folds(Path(source), settings.cube_folds)
     target.mkdir(parents=True, exist_ok=True)
     files, failed, total = [], {}, 0
     for fold, scans in by_fold.items():
@@ -227,7 +236,7 @@ def _cubes_of_file(path: Path, settings: CubeSettings, say: Callable[[str], None
 
 def write_cubes(path: Path, cubes: np.ndarray) -> None:
     """(n, rows, cols, deps) as float32, whole or not at all."""
-    write_array(path, np.asarray(cubes, np.float32))
+    write_array(path, cubes.astype(np.float32, copy=False))
 
 
 def open_cubes(path: Path) -> np.ndarray:

@@ -13,14 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cases.case import open_array, read_info
 from cases.files import whole_file, write_array, write_json
+from cases.settings import Settings, setting
 from pretraining.semantic.patterns import (
     COLUMNS,
     RESOLUTIONS,
@@ -34,6 +35,18 @@ from pretraining.semantic.patterns import (
 )
 
 FILES_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternFileSettings(Settings):
+    """Files of patterns."""
+
+    error: ClassVar[type[ValueError]] = PatternError
+
+    features: Path = setting(
+        help="features.npy of main.py --exec_mode pretrain --method autoencoder, of the preprocessed folder"
+    )
+    write_cubes: bool = setting(False, "write the cubes too, as published (many gigabytes)")
 
 
 def write_features(path: Path, cases: Sequence[str], features: np.ndarray) -> None:
@@ -75,7 +88,7 @@ def find_patterns(
         PatternError, CaseError: for features of other scans, and as :func:`patterns.discover`.
     """
     cases, vectors = read_features(features)
-    origin = _digest(vectors, cases, sorted(validation), asdict(settings))
+    origin = _digest(vectors, cases, sorted(validation), settings.to_json())
     if target.with_suffix(".json").is_file() and _read_json(target.with_suffix(".json"), "").get("origin") == origin:
         say(f"{target} is there already, of the same features and settings, and is kept")
         return read_patterns(target)
@@ -107,7 +120,6 @@ def read_patterns(path: Path) -> Patterns:
     values = _read_json(path.with_suffix(".json"), "preprocess.py --exec_mode patterns makes it")
     rows = _read_array(path)
     try:
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["settings"].items()}
         cases, count, (d, h, w) = tuple(values["cases"]), values["training"], values["grid"]
         fits = rows.ndim == 2 and rows.shape[1] == len(COLUMNS) and rows.dtype == np.int32 and count <= len(rows)
         if not fits or list(COLUMNS) != values["columns"] or (len(rows) and rows[:, 1].max() >= len(cases)):
@@ -118,7 +130,7 @@ def read_patterns(path: Path) -> Patterns:
             places=np.array(values["places"], np.int32),
             training=rows[:count],
             validation=rows[count:],
-            settings=PatternSettings(**settings),
+            settings=PatternSettings.from_json(values["settings"]),
         )
     except (KeyError, TypeError) as error:
         raise PatternError(f"{path.with_suffix('.json')} is no index of patterns ({error}); make it anew") from error
@@ -158,7 +170,7 @@ def write_published(
 
 def _write_cubes(folder: Path, patterns: Patterns, rows: np.ndarray, path: Path) -> None:
     """(n, 1, rows, cols, deps) float32, scan by scan, through a memory map."""
-    shape = (len(rows), 1, *patterns.settings.size)
+    shape = (len(rows), 1, *patterns.settings.cube_size)
     with whole_file(path) as temporary:
         out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape, version=(1, 0))
         for scan in np.unique(rows[:, 1]):

@@ -10,17 +10,20 @@ part of each scan that it covers once the scan is stretched to the grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cases.case import CaseInfo, open_array, read_info
+from cases.plan import Plan
+from cases.settings import Settings, at_least, probability, setting, shown
 from data_preprocessing.resample import resample_image
-from pretraining.genesis.cubes import LOOKAHEAD, border_within, tissue_share, to_unit
+from pretraining.genesis.cubes import LOOKAHEAD, border_within, rises, three_margins, three_sides, tissue_share, to_unit
 
+STORED_AS = {"cube_size": "size", "val_instances": "validation_instances"}  # in index files
 COLUMNS = ("class", "scan", "d", "h", "w", "side_d", "side_h", "side_w")
 RESOLUTIONS = 3  # crops of a training scan: the place itself and two of other sides
 CANDIDATES = 100  # places tried in a reference scan before the next one is taken
@@ -31,49 +34,50 @@ class PatternError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatternSettings:
-    """The published numbers by default.
+class PatternSettings(Settings):
+    """Discovery of patterns, with the published numbers."""
 
-    Attributes:
-        size: (rows, cols, deps) = (W, H, D) of a cube.
-        classes: patterns, each a class.
-        instances, validation_instances: scans that show a class, of the training and the validation scans.
-        border: voxels to stay off the common grid's border, (W, H, D), as far as
-            :func:`pretraining.genesis.cubes.border_within` lets.
-        distance: voxels of the common grid between the places of two classes, at least.
-        multi_res: two more crops of every training scan, of other sides in-plane.
-        zoom: their sides as shares of the cube's, from the first up to below the second.
-        shift: how far they are moved in-plane, as a share of the cube's side.
-        tissue_filter, tissue_hu, tissue_max: see :func:`pretraining.genesis.cubes.tissue_share`.
-        seed: of references, places and sides.
-    """
+    error: ClassVar[type[ValueError]] = PatternError
 
-    size: tuple[int, int, int] = (64, 64, 32)
-    classes: int = 44
-    instances: int = 200
-    validation_instances: int = 30
-    border: tuple[int, int, int] = (100, 100, 30)
-    distance: float = 5.0
-    multi_res: bool = True
-    zoom: tuple[float, float] = (50 / 64, 80 / 64)
-    shift: float = 10 / 64
-    tissue_filter: bool = True
-    tissue_hu: float = -150.0
-    tissue_max: float = 0.15
-    seed: int = 1
+    cube_size: tuple[int, int, int] = setting(
+        (64, 64, 32), "rows, cols, deps of a cube, which are (W, H, D)", check=three_sides
+    )
+    classes: int = setting(44, "patterns, each of which is a class", check=at_least(2))
+    instances: int = setting(200, "training scans that show a class", check=at_least(1))
+    val_instances: int = setting(30, "validation scans that show a class", check=at_least(1))
+    border: tuple[int, int, int] = setting(
+        (100, 100, 30), "voxels (W, H, D) to stay off the border; fewer in small scans", check=three_margins
+    )
+    distance: float = setting(5.0, "voxels between the places of two classes, at least", check=at_least(0))
+    multi_res: bool = setting(True, "two more crops of every training scan, of other sides in-plane")
+    zoom: tuple[float, float] = setting(
+        (50 / 64, 80 / 64), "their sides as shares of the cube's, from the first up to below the second", check=rises
+    )
+    shift: float = setting(10 / 64, "how far they are moved in-plane, as a share of the cube's side", check=at_least(0))
+    tissue_filter: bool = setting(
+        True, "leave out patterns full of soft tissue; made for lungs, and always off for MRI"
+    )
+    tissue_hu: float = setting(-150.0, "HU from which a voxel is soft tissue")
+    tissue_max: float = setting(0.15, "largest share of soft tissue in a pattern", check=probability)
+    seed: int = setting(1, "seed of reference scans, places and sides", check=at_least(0))
 
-    def __post_init__(self) -> None:
-        faults = []
-        if min(*self.size, self.instances, self.validation_instances) < 1 or self.classes < 2:
-            faults.append(f"size {self.size} and instances must be at least 1, classes {self.classes} at least 2")
-        if min(*self.border, self.distance, self.shift, self.seed) < 0:
-            faults.append("border, distance, shift and seed cannot be negative")
-        if not 0 < self.zoom[0] < self.zoom[1]:
-            faults.append(f"zoom {self.zoom} must rise, from above 0")
-        if not 0 <= self.tissue_max <= 1:
-            faults.append(f"tissue_max {self.tissue_max} is not in [0, 1]")
-        if faults:
-            raise PatternError("patterns: " + "; ".join(faults))
+    def faults(self) -> list[str]:
+        return [] if self.zoom[0] > 0 else [f"--zoom {shown(self.zoom)} does not begin above 0"]
+
+    def for_plan(self, plan: Plan) -> PatternSettings:
+        """The same, without the tissue filter where stored voxels do not lead back to HU."""
+        return replace(self, tissue_filter=self.tissue_filter and plan.normalization[0].scheme == "ct")
+
+    def to_json(self) -> dict[str, Any]:
+        """By the names under which index files hold them."""
+        return {STORED_AS.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PatternSettings:
+        """What :meth:`to_json` made. Raises TypeError for unknown names."""
+        names = {stored: name for name, stored in STORED_AS.items()}
+        fields: dict[str, Any] = {names.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,7 @@ class Patterns:
 
     @property
     def cube_dhw(self) -> tuple[int, int, int]:
-        w, h, d = self.settings.size
+        w, h, d = self.settings.cube_size
         return d, h, w
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +130,7 @@ class Patterns:
             "cases": list(self.cases),
             "grid": list(self.grid),
             "places": self.places.tolist(),
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_json(),
         }
 
 
@@ -158,7 +162,7 @@ def discover(
             room for so many places.
     """
     _check(cases, features, extents)
-    grid, size = extents.grid, np.array(settings.size[::-1])
+    grid, size = extents.grid, np.array(settings.cube_size[::-1])
     if (grid < size).any():
         raise PatternError(f"the common grid {_by(grid)} (D, H, W) is smaller than a cube of {_by(size)}: lower --size")
     if (extents.shape != grid).any():
@@ -174,7 +178,7 @@ def discover(
     parts = []
     for scans, wanted, crops in (
         (seen, settings.instances, RESOLUTIONS if settings.multi_res else 1),
-        (unseen, settings.validation_instances, 1),
+        (unseen, settings.val_instances, 1),
     ):
         if len(scans) < wanted:
             say(f"{len(scans)} instances a class instead of {wanted}: there are no more scans")
@@ -213,7 +217,7 @@ def _choose_places(
     say: Callable[[str], None],
 ) -> list[tuple[int, ...]]:
     """(scan, d, h, w) of every class, no scan twice before all have served."""
-    grid, size = extents.grid, np.array(settings.size[::-1])
+    grid, size = extents.grid, np.array(settings.cube_size[::-1])
     border = border_within(grid.tolist(), size.tolist(), settings.border[::-1])
     if border[::-1] != settings.border:
         say(f"border {border[::-1]} instead of {settings.border} (W, H, D), the scans are smaller")
@@ -268,7 +272,7 @@ def _index(
 ) -> np.ndarray:
     """Rows of ``COLUMNS`` for (classes, instances) scans, ``crops`` of each."""
     classes, instances = chosen.shape
-    size, grid = np.array(settings.size[::-1]), extents.grid
+    size, grid = np.array(settings.cube_size[::-1]), extents.grid
     boxes = (classes, instances, crops)
     start = np.broadcast_to(places[:, None, None], (*boxes, 3)).astype(np.int64)
     shape = np.broadcast_to(size, (*boxes, 3)).astype(np.int64)

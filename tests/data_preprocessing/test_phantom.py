@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_preprocessing.layouts.dataset import read_dataset, read_scan
+from data_preprocessing.layouts import read_dataset
+from data_preprocessing.layouts.dataset import read_scan
 from data_preprocessing.phantom import Phantom, draw, main
 
 

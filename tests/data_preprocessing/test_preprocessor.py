@@ -7,10 +7,12 @@ import pytest
 
 from cases.plan import Normalization, Plan
 from cases.volumes import Geometry, read_label, read_volume
-from data_preprocessing.crop import crop, uncrop, unpad
+from data_preprocessing.crop import crop
+from data_preprocessing.foreground import sample_foreground
 from data_preprocessing.phantom import Phantom, draw
-from data_preprocessing.preprocessor import PrepareError, prepare, sample_foreground
+from data_preprocessing.preprocessor import PrepareError, prepare
 from data_preprocessing.resample import anisotropic_axis, resample_label
+from tests.data_preprocessing.oracles import uncrop, unpad
 
 SHARED = Path(__file__).parents[3] / "shared"
 PARITY = {

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,80 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-import download
 from runtime.fetch import FetchError, check_address, check_md5, checkpoint_format, digest, extract, fetch
+from tests.served import Server, served, tar_of
 
 CONTENT = np.random.default_rng(3).bytes(3_000_000)
 
 
-@dataclass
-class Server:
-    """What the server holds and does, and the Range headers that it got."""
-
-    address: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    cut_at: int | None = None  # closes the connection after so many bytes of a body
-    ranges: bool = True
-    status: int | None = None
-    redirect: str | None = None
-    asked: list[str | None] = field(default_factory=list)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body, start = state.files.get(self.path.lstrip("/")), 0
-            given = self.headers.get("Range")
-            state.asked.append(given)
-            if state.redirect:
-                self.send_response(302)
-                self.send_header("Location", state.redirect)
-                self.end_headers()
-                return
-            if state.status or body is None:
-                self.send_error(state.status or 404)
-                return
-            if given and state.ranges:
-                start = int(given.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # a client that refuses hangs up
-                self.wfile.write(body[start : state.cut_at])
-
-        def log_message(self, *_: object) -> None:
-            """Keep the tests' output clean."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        state.address = f"http://127.0.0.1:{running.server_address[1]}"
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield state
-        running.shutdown()
-        thread.join()
-
-
-def _tar(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                tar.addfile(content)
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
+    with served() as running:
+        yield running
 
 
 def _special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
@@ -192,7 +123,7 @@ def test_wrong_checksum_names_both_and_deletes(tmp_path: Path) -> None:
 
 
 def test_extract_leaves_out_what_macos_adds(tmp_path: Path) -> None:
-    (tmp_path / "t.tar").write_bytes(_tar({"./._T": b"x", "T/a/b.txt": b"hello", "T/a/._b.txt": b"x", "T/c": b"1"}))
+    (tmp_path / "t.tar").write_bytes(tar_of({"./._T": b"x", "T/a/b.txt": b"hello", "T/a/._b.txt": b"x", "T/c": b"1"}))
     assert extract(tmp_path / "t.tar", tmp_path, "T") == tmp_path / "T"
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == ["T/a/b.txt", "T/c", "t.tar"]
@@ -216,14 +147,14 @@ def test_evil_members_leave_nothing_behind(
     tmp_path: Path, member: tuple[str, bytes | tarfile.TarInfo], message: str
 ) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "t.tar").write_bytes(_tar({"T/good": b"1", member[0]: member[1]}))
+    (tmp_path / "in" / "t.tar").write_bytes(tar_of({"T/good": b"1", member[0]: member[1]}))
     with pytest.raises(FetchError, match=message):
         extract(tmp_path / "in" / "t.tar", tmp_path / "in", "T")
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "t.tar"]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"no tar" * 500, "cannot be unpacked"), (_tar({"T": b"a file"}), "holds no folder T")]
+    ("content", "message"), [(b"no tar" * 500, "cannot be unpacked"), (tar_of({"T": b"a file"}), "holds no folder T")]
 )
 def test_damaged_archive(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "t.tar").write_bytes(content)
@@ -232,7 +163,7 @@ def test_damaged_archive(tmp_path: Path, content: bytes, message: str) -> None:
 
 
 def test_full_disk_before_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "t.tar").write_bytes(_tar({"T/a": b"1" * 5000}))
+    (tmp_path / "t.tar").write_bytes(tar_of({"T/a": b"1" * 5000}))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4999))
     with pytest.raises(FetchError, match="make room"):
         extract(tmp_path / "t.tar", tmp_path, "T")
@@ -254,71 +185,3 @@ def test_checkpoint_formats(tmp_path: Path) -> None:
     for name in ("damaged.pt", "page.pt"):
         with pytest.raises(FetchError, match=f"{name} holds no weights"):
             checkpoint_format(tmp_path / name)
-
-
-def test_task_from_server_to_folder(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tar = _tar({"Task04_Hippocampus/dataset.json": b"{}"})
-    server.files["Task04_Hippocampus.tar"] = tar
-    command = ["--task", "4", "--results", str(tmp_path), "--mirror", server.address + "/"]
-    assert download.main(command) == 1  # not the published archive
-    assert "instead of 9d24dba78a72977dbd1d2e110310f31b" in capsys.readouterr().err
-    monkeypatch.setitem(download.TASKS, "04", ("Task04_Hippocampus", digest_of(tar, tmp_path)))
-    assert download.main(command) == 0
-    assert (tmp_path / "Task04_Hippocampus" / "dataset.json").read_bytes() == b"{}"
-    assert not (tmp_path / "Task04_Hippocampus.tar").exists()
-    requests = len(server.asked)
-    assert download.main(command) == 0
-    assert "is already there" in capsys.readouterr().out
-    assert len(server.asked) == requests
-
-
-def test_weights_from_server(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"w": torch.zeros(3)}, tmp_path / "w.pth")
-    server.files["resnet_50_23dataset.pth"] = (tmp_path / "w.pth").read_bytes()
-    name = "medicalnet_resnet50_23dataset"
-    assert download.main(["--weights", name, "--results", str(tmp_path), "--mirror", server.address]) == 0
-    printed = capsys.readouterr().out
-    assert f"SHA-256 {digest(tmp_path / 'w.pth', 'sha256')}" in printed
-    assert "licence: MIT" in printed
-    assert (tmp_path / "pretrained_weights" / "resnet_50_23dataset.pth").is_file()
-
-
-def test_weights_behind_a_browser_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--weights", "models_genesis", "--results", str(tmp_path)]
-    target = tmp_path / "pretrained_weights" / "Genesis_Chest_CT.pt"
-    assert download.main(command) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("error: models_genesis lies behind a link for browsers: open https://github.com/")
-    assert f"put it at {target}" in message
-    assert "non-commercial research only" in message
-    target.parent.mkdir()
-    torch.save({"w": torch.zeros(3)}, target)
-    assert download.main(command) == 0
-    assert f"{target} is already there" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("flag", "value"), [("--task", "11"), ("--weights", "resnet")])
-def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
-    assert download.main([flag, value, "--results", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {flag} {value}")
-
-
-def test_interruption_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(download, "fetch", interrupted)
-    assert download.main(["--task", "04", "--results", str(tmp_path)]) == 130
-    assert "interrupted; run the same command again to continue" in capsys.readouterr().err
-
-
-def test_list_names_every_task_and_weight(capsys: pytest.CaptureFixture[str]) -> None:
-    assert download.main(["--list"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"--task {number:02d}" in printed for number in range(1, 11))
-    assert all(f"--weights {name} " in printed for name in download.known_weights())
-    assert len(download.known_weights()) == 15

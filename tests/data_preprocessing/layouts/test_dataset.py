@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cases.volumes import VolumeError
-from data_preprocessing.layouts.dataset import DatasetError, array_faults, find_scans, read_dataset, read_scan
+from data_preprocessing.layouts import read_dataset
+from data_preprocessing.layouts.dataset import DatasetError, array_faults, find_scans, read_scan
 from data_preprocessing.phantom import Phantom, write_dataset
 
 SMALL = Phantom(shape_dhw=(12, 16, 20))

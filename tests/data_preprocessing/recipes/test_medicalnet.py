@@ -7,7 +7,9 @@ import preprocess
 from cases.case import open_array, read_info
 from cases.plan import Plan
 from cases.volumes import write_volume
-from data_preprocessing.layouts.dataset import DatasetError, Scan, read_dataset, read_img_list, read_scan
+from data_preprocessing.layouts import read_dataset
+from data_preprocessing.layouts.dataset import DatasetError, Scan, read_scan
+from data_preprocessing.layouts.img_list import read_img_list
 from data_preprocessing.recipes.medicalnet import resize_nearest, standardise, training_box
 
 SIZE = (14, 24, 40)

@@ -10,7 +10,7 @@ from cases.volumes import Geometry, write_volume
 from pretraining.genesis import cubes as cu
 
 SHARED = Path(__file__).parents[3].parent / "shared"
-SMALL = cu.CubeSettings(size=(8, 6, 5), scale=4, border=(3, 2, 4), tissue_filter=False)
+SMALL = cu.CubeSettings(cube_size=(8, 6, 5), scale=4, border=(3, 2, 4), tissue_filter=False)
 AFFINE = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
@@ -50,7 +50,7 @@ def test_tissue_share_is_the_triple_loop(extra: int) -> None:
 
 
 def test_filter_keeps_lung_and_leaves_tissue_out() -> None:
-    settings = cu.CubeSettings(size=(16, 12, 8), scale=20, border=(0, 0, 0))
+    settings = cu.CubeSettings(cube_size=(16, 12, 8), scale=20, border=(0, 0, 0))
     image = lungs((24, 60, 40))
     cubes, _ = cu.cut_cubes(image, settings, np.random.default_rng(0))
     assert cubes.shape == (20, 16, 12, 8)
@@ -134,7 +134,7 @@ def test_folders_become_fold_files(tmp_path: Path) -> None:
 def test_a_scan_without_cubes_is_one_line(tmp_path: Path) -> None:
     write_scan(tmp_path / "scans/soft.nii.gz", np.full((12, 16, 20), 40.0))
     lines: list[str] = []
-    settings = cu.CubeSettings(size=(8, 6, 5), scale=2, border=(0, 0, 0))
+    settings = cu.CubeSettings(cube_size=(8, 6, 5), scale=2, border=(0, 0, 0))
     report = cu.generate_cubes(tmp_path / "scans", tmp_path / "out", settings, say=lines.append)
     assert report.files == () and not list((tmp_path / "out").iterdir())
     assert lines[0].startswith("soft: no cubes, none of 200 places passed the tissue filter; switch it off")

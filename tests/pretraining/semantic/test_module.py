@@ -45,7 +45,7 @@ def scan(index: int) -> np.ndarray:
 def found(make_folder: Callable) -> tuple[Path, Patterns]:
     folder, _, names = make_folder(10, image=scan, labelled=False)
     settings = PatternSettings(
-        size=(8, 8, 8), classes=4, instances=8, validation_instances=2, tissue_filter=False, distance=4, border=(0,) * 3
+        cube_size=(8, 8, 8), classes=4, instances=8, val_instances=2, tissue_filter=False, distance=4, border=(0,) * 3
     )
     vectors = np.random.default_rng(0).normal(size=(10, 5))
     extents = Extents.of([read_info(folder, name) for name in names])

@@ -14,10 +14,10 @@ from pretraining.semantic import patterns as pa
 from tests.conftest import put_case
 
 SMALL = pa.PatternSettings(
-    size=(8, 6, 4),
+    cube_size=(8, 6, 4),
     classes=6,
     instances=10,
-    validation_instances=3,
+    val_instances=3,
     border=(2, 1, 3),
     distance=3,
     tissue_filter=False,
@@ -61,7 +61,7 @@ def test_places_keep_border_and_distance() -> None:
 
 
 def test_other_resolutions_stay_in_the_scan() -> None:
-    patterns = found(instances=30, size=(16, 12, 4), zoom=(0.5, 1.4), shift=0.3, distance=0)
+    patterns = found(instances=30, cube_size=(16, 12, 4), zoom=(0.5, 1.4), shift=0.3, distance=0)
     rows = patterns.training.reshape(6, 30, 3, 8)
     more = rows[:, :, 1:]
     assert (rows[..., 2:5] >= 0).all() and (rows[..., 2:5] + rows[..., 5:] <= (12, 16, 20)).all()
@@ -116,7 +116,7 @@ def test_what_differs_from_the_settings_is_said() -> None:
     ("changes", "message"),
     [
         ({"distance": 30}, "only 1 of 6 classes found, the grid has no room for more"),
-        ({"size": (24, 8, 8)}, "the common grid 12 x 16 x 20 .* is smaller than a cube of 8 x 8 x 24"),
+        ({"cube_size": (24, 8, 8)}, "the common grid 12 x 16 x 20 .* is smaller than a cube of 8 x 8 x 24"),
     ],
 )
 def test_what_cannot_be_found_is_an_error(changes: dict[str, object], message: str) -> None:
@@ -125,7 +125,9 @@ def test_what_cannot_be_found_is_an_error(changes: dict[str, object], message: s
 
 
 def test_bad_settings_and_features_are_errors() -> None:
-    with pytest.raises(pa.PatternError, match=r"classes 1 at least 2; .*negative; zoom .*; tissue_max 3"):
+    with pytest.raises(
+        pa.PatternError, match=r"classes 1 is below 2; --distance -1 .*; --zoom 2 1 .*; --tissue_max 3 "
+    ):
         pa.PatternSettings(classes=1, distance=-1, zoom=(2, 1), tissue_max=3)
     with pytest.raises(pa.PatternError, match=r"features \(3, 5\) and 4 scans do not fit 4 names"):
         pa.discover(names(4), features(3), extents(4), [], SMALL)
@@ -252,7 +254,7 @@ def test_an_index_of_the_published_size_takes_less_than_ten_seconds(tmp_path: Pa
         image = np.full(shape, -850.0, np.float32)
         image[:, : shape[1] // 4] = 40
         ct_case(tmp_path, case, image)
-    settings = pa.PatternSettings(size=(16, 16, 8), border=(10, 10, 3), distance=5)
+    settings = pa.PatternSettings(cube_size=(16, 16, 8), border=(10, 10, 3), distance=5)
     (tmp_path / "out").mkdir()
     pf.write_features(tmp_path / "out" / "features.npy", names(300), np.tile(features(300), (1, 100)))
     started = time.process_time()
@@ -267,3 +269,9 @@ def test_an_index_of_the_published_size_takes_less_than_ten_seconds(tmp_path: Pa
     assert time.process_time() - started < 10
     assert patterns.training.shape == (44 * 200 * 3, 8) and patterns.validation.shape == (44 * 30, 8)
     assert len(list((tmp_path / "patterns").iterdir())) == 2
+
+
+def test_settings_keep_the_names_that_index_files_have() -> None:
+    stored = SMALL.to_json()
+    assert stored["size"] == SMALL.cube_size and stored["validation_instances"] == SMALL.val_instances
+    assert pa.PatternSettings.from_json(json.loads(json.dumps(stored))) == SMALL

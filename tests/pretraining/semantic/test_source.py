@@ -35,7 +35,7 @@ def noise(index: int) -> np.ndarray:
 def found(make_folder: Callable) -> tuple[Path, Patterns]:
     """Eight cases, three classes of four instances at three resolutions; two cases are held out."""
     folder, _, names = make_folder(8, image=noise, labelled=False)
-    settings = PatternSettings(size=(8, 6, 4), classes=3, instances=4, border=(1, 1, 1), tissue_filter=False)
+    settings = PatternSettings(cube_size=(8, 6, 4), classes=3, instances=4, border=(1, 1, 1), tissue_filter=False)
     extents = Extents.of([read_info(folder, name) for name in names])
     vectors = np.random.default_rng(0).normal(size=(8, 5))
     return folder, discover(names, vectors, extents, names[6:], settings, say=lambda line: None)
@@ -138,7 +138,7 @@ def test_2000_cubes_are_read_faster_than_they_are_corrupted(make_folder: Callabl
     folder, _, names = make_folder(
         6, shape_dhw=shape, labelled=False, image=lambda i: np.random.default_rng(i).uniform(-2, 2, (1, *shape))
     )
-    settings = PatternSettings(classes=10, instances=6, validation_instances=1, tissue_filter=False, distance=2)
+    settings = PatternSettings(classes=10, instances=6, val_instances=1, tissue_filter=False, distance=2)
     extents = Extents.of([read_info(folder, name) for name in names])
     vectors = np.random.default_rng(0).normal(size=(6, 5))
     patterns = discover(names, vectors, extents, [], settings, say=lambda line: None)

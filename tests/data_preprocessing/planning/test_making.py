@@ -1,49 +1,20 @@
 """Plans from what the cases have in common."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cases.plan import topology
-from data_preprocessing.layouts.dataset import DatasetError, read_dataset
+from data_preprocessing.layouts import DatasetError, read_dataset
 from data_preprocessing.phantom import Phantom, draw, write_dataset
-from data_preprocessing.planning.fingerprint import Facts, examine, make_plan, patch_size, target_spacing
-from data_preprocessing.planning.tasks import TASKS, TaskError, task_code, task_folder
-
-FACTS = Path(__file__).parents[4] / "shared" / "facts" / "msd_tasks.json"
+from data_preprocessing.planning.fingerprint import Facts, examine
+from data_preprocessing.planning.making import make_plan, needs_statistics, patch_size, target_spacing
+from data_preprocessing.planning.tasks import TASKS
 
 
 def facts_of(*shapes, spacing_mm=(1.0, 1.0, 1.0)):
     return [Facts(case=str(i), shape_cropped=shape, spacing_mm=spacing_mm) for i, shape in enumerate(shapes)]
-
-
-def test_constants_are_the_published_ones():
-    if not FACTS.is_file():
-        pytest.skip(f"{FACTS} is not here")
-    known = json.loads(FACTS.read_text())
-    assert {code: task.folder for code, task in TASKS.items()} == known["task"]
-    for code, task in TASKS.items():
-        assert list(task.patch_3d) == known["patch_size"][f"{code}_3d"]
-        assert list(task.spacing_mm) == known["spacings"][f"{code}_3d"]
-        assert (list(task.patch_2d) if task.patch_2d else None) == known["patch_size"].get(f"{code}_2d")
-        if task.ct is None:
-            assert code not in known["ct_min"]
-            continue
-        ours = (task.ct.lower, task.ct.upper, task.ct.mean, task.ct.std)
-        assert ours == tuple(known[name][code] for name in ("ct_min", "ct_max", "ct_mean", "ct_std"))
-
-
-def test_folders_of_tasks(tmp_path):
-    assert task_folder(tmp_path, "4", None) == tmp_path / "Task04_Hippocampus"
-    assert task_folder(tmp_path, "21", "Task21_Mine") == tmp_path / "Task21_Mine"
-    with pytest.raises(TaskError, match=r"0 folders in .* are named Task21_\*; name one with --name"):
-        task_folder(tmp_path, "21", None)
-    (tmp_path / "Task21_Mine").mkdir()
-    assert task_folder(tmp_path, "21", None).name == "Task21_Mine"
-    assert task_code("4") == "04"
 
 
 def test_spacing_is_the_median_and_the_10th_percentile_on_a_coarse_axis():
@@ -110,3 +81,12 @@ def test_nothing_sound_makes_no_plan(tmp_path):
     write_dataset(tmp_path, Phantom(shape_dhw=(12, 16, 20)), cases=1)
     with pytest.raises(DatasetError, match="none of its 1 cases can be used"):
         make_plan([Facts(case="a", faults=("bad",))], read_dataset(tmp_path), name="x_3d", dim=3, ohe=False)
+
+
+def test_intensities_are_counted_only_where_the_plan_will_need_them(tmp_path):
+    write_dataset(tmp_path, Phantom(shape_dhw=(12, 16, 20)), cases=1)
+    named, unnamed = read_dataset(tmp_path), read_dataset(tmp_path / "imagesTr")
+    assert not needs_statistics(named, None, None, None)
+    assert needs_statistics(named, None, None, "ct")
+    assert needs_statistics(unnamed, None, None, None) and not needs_statistics(unnamed, None, "MRI", None)
+    assert not needs_statistics(unnamed, TASKS["09"], "CT", None)
