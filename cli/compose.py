@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cases.registry import is_own
-from cases.settings import Given, Settings, SettingsError, shown
+from cases.settings import Given, Settings, SettingsError
 from cli.config import read_config
 from cli.fields import Field, fields_of
 from cli.help import mode_help, overview, program_name
@@ -140,10 +140,9 @@ class Program:
                 return f"--{f.name} is for {flag} {', '.join(owners)}: it and {flag} {value} exclude each other"
         said = f"--{f.name}"
         if f.choices or f.variants is not None:
-            said += f" {shown(_parse_known([f], argv)[0].get(f.name, ''))}".rstrip()
+            said = f"{said} {_value_of(f, argv)}".rstrip()
         readers = [other for other in self.modes if f.name in _names(with_all_variants(other.groups))]
-        where = " or ".join(dict.fromkeys(reader.unlike(mode) for reader in readers))
-        return f"{said} is not for {mode.name}: {said} is for {where}"
+        return f"{said} is not for {mode.name}: {said} is for {_joined([reader.unlike(mode) for reader in readers])}"
 
 
 class _CommandLine:
@@ -208,6 +207,24 @@ class _CommandLine:
 def parse(groups: Sequence[type[Settings]], argv: Sequence[str] | None, description: str) -> Given:
     """Settings of a program that has a single mode."""
     return Program(description=description, modes=(Mode(groups=tuple(groups)),)).parse(argv)[1]
+
+
+def _value_of(f: Field, argv: Sequence[str]) -> str:
+    """What was typed behind a flag, which need not be one of its values."""
+    for text, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, _, value = text.partition("=")
+        if option in f.options:
+            return value or ("" if following.startswith("-") else following)
+    return ""
+
+
+def _joined(modes: Sequence[str]) -> str:
+    """``--exec_mode pretrain and train`` of ``--exec_mode pretrain``, ``--exec_mode train`` and modes within these."""
+    widest = [mode for mode in dict.fromkeys(modes) if not any(mode.startswith(f"{other} ") for other in modes)]
+    flags = {mode.rpartition(" ")[0] for mode in widest}
+    if len(flags) > 1 or flags == {""}:
+        return " or ".join(widest)
+    return f"{flags.pop()} {' and '.join(mode.rpartition(' ')[2] for mode in widest)}"
 
 
 def _names(groups: Sequence[type[Settings]]) -> set[str]:

@@ -17,8 +17,8 @@ import torch
 import evaluate
 import main
 import preprocess
+from cli.run import run_command
 from data_preprocessing.phantom import Phantom, write_dataset
-from settings import run_command
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--gpus 0 --filters 4 8 16 --depth 2 --num_workers 0 --batch_size 2 --steps_per_epoch 2 --mirror_axes 2".split()

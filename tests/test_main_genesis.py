@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import main
 import preprocess
 from cases.case import list_cases
 from cases.plan import Plan
+from cases.settings import SettingsError
 from cases.volumes import Geometry, read_label, read_volume, write_volume
+from cli.modes import PROGRAM, parse_main
+from cli.run import run_command
 from data_preprocessing.phantom import Phantom, write_dataset
-from settings import MainSettings, SettingsError, parse, run_command
 
 SMALL = "--gpus 0 --filters 4 8 16 --depth 2 --num_workers 0 --batch_size 2 --steps_per_epoch 2 --nfolds 3".split()
 TINY_WINDOWS = ["--genesis", "shuffle_windows=20"]
@@ -177,7 +180,7 @@ def test_classification_of_ct_against_mri_from_pretrained_weights(root, pretrain
 
 
 def settings(*argv):
-    return parse(MainSettings, argv, "main")
+    return SimpleNamespace(**parse_main(argv).as_json())
 
 
 def test_presets_are_the_published_settings_and_flags_win(tmp_path):
@@ -220,8 +223,8 @@ def test_wrong_transformation_settings_are_one_line(root, tmp_path):
     assert pretrain(root / "ct_3d", tmp_path, "--methods", "blur").startswith(
         "error: --transformations blur cannot be used: blur is not a method"
     )
-    with pytest.raises(SettingsError, match=r"not in 0\.\.100 percent"):
-        MainSettings(min_coverage=120)
+    with pytest.raises(SettingsError, match=r"min_coverage 120.0 is not in 0\.\.100"):
+        PROGRAM.read(["--min_coverage", "120"])
 
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"

@@ -13,13 +13,13 @@ from scipy import ndimage
 import main
 import nets.encoders.resnet
 import preprocess
+from cli.run import run_command
 from data_preprocessing.phantom import Phantom, write_dataset
 from nets.encoders.resnet import ResNetEncoder
 from nets.medicalnet import MedicalNet
 from nets.weights.export import to_medicalnet
 from nets.weights.reading import read_weights
 from scripts.export import main as export
-from settings import run_command
 
 RESNET = ["--encoder", "resnet18", "--shortcut", "A"]
 SMALL = "--gpus 0 --filters 4 8 8 8 8 8 --num_workers 0 --steps_per_epoch 2 --nfolds 3 --mirror_axes 2".split()

@@ -11,12 +11,12 @@ import main
 import preprocess
 from cases.case import list_cases
 from cases.plan import Plan
+from cli.run import run_command
 from data_preprocessing.phantom import Phantom, write_dataset
 from nets.build import build_classifier
 from nets.dynamic_unet import NetworkSettings
 from nets.weights.matching import load_pretrained
 from pretraining.semantic.files import read_patterns, write_features
-from settings import run_command
 
 NET = "--gpus 0 --filters 4 8 --depth 1 --num_workers 0 --batch_size 4 --nfolds 4 --weight_decay 0".split()
 PLACES = "--classes 3 --instances 6 --val_instances 2 --cube_size 8 8 8 --border 0 0 0 --nfolds 4".split()

@@ -221,7 +221,7 @@ def test_a_flag_that_the_mode_does_not_read_is_an_error_that_names_who_does(mode
         ("--exec_mode pretrain --augment none", "--augment none is for --exec_mode train"),
         ("--exec_mode pretrain --mirror_axes 1", "--mirror_axes is for --exec_mode train"),
         ("--benchmark --profile", "--profile is for"),
-        ("--exec_mode evaluate --ckpt_path a --profile", "--profile is for --exec_mode pretrain or --exec_mode train"),
+        ("--exec_mode evaluate --ckpt_path a --profile", "--profile is for --exec_mode pretrain and train"),
     ],
 )
 def test_flags_that_were_once_ignored(argv: str, message: str) -> None:

@@ -16,8 +16,9 @@ import torch
 
 import main
 from cases.plan import Plan
+from cases.settings import SettingsError
+from cli.modes import PROGRAM
 from nets.encoders.resnet import ResNetEncoder
-from settings import MainSettings, SettingsError
 from training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -90,4 +91,4 @@ def test_recomputed_activations_count_a_batch_once() -> None:
 
 def test_compilation_is_for_training() -> None:
     with pytest.raises(SettingsError, match="--compile is for --exec_mode pretrain and train"):
-        MainSettings(exec_mode="predict", ckpt_path=Path("c.ckpt"), compile=True)
+        PROGRAM.read(["--exec_mode", "predict", "--ckpt_path", "c.ckpt", "--compile"])
