@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from nets.choice import NetworkChoice
@@ -18,7 +18,7 @@ from cli import building
 from cli.mode import Mode
 from cli.train import PATCHES, slice_faults
 from data_loading.augmentation.pipeline import Augmentation
-from data_loading.module import LoaderSettings, SliceSettings, patch_loader
+from data_loading.module import BatchSettings, LoaderSettings, SliceSettings, patch_loader
 from data_loading.sources.sampling import PlaceSettings
 from nets.build import build_network
 from nets.dynamic_unet import SegmentationNetworkSettings
@@ -87,7 +87,7 @@ def predict(given: Given) -> int:
         folder,
         plan,
         list_cases(folder),
-        replace(given[LoaderSettings], steps_per_epoch=steps, train_batches=0),
+        LoaderSettings(**vars(given[BatchSettings]), steps_per_epoch=steps),
         Augmentation(),
         places=given[PlaceSettings],
         slices=given[SliceSettings],
@@ -114,7 +114,7 @@ def predict(given: Given) -> int:
     if not times:
         raise CaseError(f"--test_batches {steps} leaves nothing to measure after --warmup {warmup}")
     if fabric.is_global_zero:
-        images = given[LoaderSettings].batch_size * fabric.world_size
+        images = given[BatchSettings].batch_size * fabric.world_size
         result = summarise_latencies("predict", times, images)
         result["data_wait_predict"] = 100 * (loader.wait_seconds - waited) / sum(times)
         report(open_log(given[LogSettings], given.as_json(), rank=0), "predict", result)
@@ -131,7 +131,6 @@ MEASURING: tuple[type[Settings], ...] = (  # what both read
     FolderSettings,
     LogSettings,
     DeviceSettings,
-    LoaderSettings,
     PlaceSettings,
     SegmentationNetworkSettings,
     BenchmarkSettings,
@@ -143,6 +142,7 @@ MODES = (
         chosen_by={"exec_mode": "train", "kind": "segmentation", "benchmark": True},
         groups=(
             *MEASURING,
+            LoaderSettings,
             *PATCHES,
             TrainingFoldSettings,
             LossSettings,
@@ -157,7 +157,7 @@ MODES = (
         name="--exec_mode predict --benchmark",
         help="measure prediction of patches",
         chosen_by={"exec_mode": "predict", "kind": "segmentation", "benchmark": True},
-        groups=(*MEASURING, SliceSettings, StartSettings, LimitSettings),
+        groups=(*MEASURING, BatchSettings, SliceSettings, StartSettings, LimitSettings),
         run=predict,
     ),
 )

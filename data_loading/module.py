@@ -30,8 +30,8 @@ Loader = TypeVar("Loader", bound=PatchLoader)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderSettings(Settings):
-    """Loading of patches."""
+class BatchSettings(Settings):
+    """Batches of patches."""
 
     error = LoaderError
 
@@ -43,6 +43,12 @@ class LoaderSettings(Settings):
         kept=False,
     )
     seed: int = setting(1, "seed of weights, patches and augmentation", check=at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings(BatchSettings):
+    """Loading of patches."""
+
     steps_per_epoch: int | None = setting(
         None,
         "steps of an epoch; None: one patch per case; in pre-training 32 per scan, or each cube once",

@@ -57,3 +57,9 @@ def test_flags_of_another_mode_are_refused_by_name(mode: preprocess.Mode) -> Non
         value = [] if f.kind is bool else ["1"] * (f.count if isinstance(f.count, int) else 1)
         with pytest.raises(SettingsError, match=f"--{f.name}.* is not for {mode.name}"):
             read(*mode.name.split(), f"--{f.name}", *value)
+
+
+@pytest.mark.parametrize("mode", preprocess.MODES, ids=lambda mode: mode.name)
+def test_no_two_groups_of_a_mode_share_a_flag(mode: preprocess.Mode) -> None:
+    names = [f.name for kind in (preprocess.PreprocessModeSettings, *mode.groups) for f in fields_of((kind,))]
+    assert len(names) == len(set(names))
