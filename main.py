@@ -8,10 +8,9 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 where everything succeeded."""
     # Imported here: the loader's workers import this file anew, and need none of PyTorch, Lightning and MONAI.
-    from cli.modes import PROGRAM
+    from cli.modes import run
 
-    mode, given = PROGRAM.parse(argv)
-    return mode.run(given)
+    return run(argv)
 
 
 if __name__ == "__main__":

@@ -186,8 +186,7 @@ def through_main(settings: MeasureSettings, extra: Sequence[str]) -> Results:
             "nodes": settings.nodes,
             "dim": settings.dim,
             "batch_size": settings.batch_size,
-            "train_batches": settings.train_batches,
-            "test_batches": settings.test_batches,
+            f"{'train' if settings.mode == 'train' else 'test'}_batches": settings.batches,
             "warmup": settings.warmup,
             "layout": "NDHWC" if settings.dim == 3 else "NCDHW",
         }

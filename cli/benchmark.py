@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from nets.choice import NetworkChoice
 from pytorch_lightning import seed_everything
 
 from cases.case import CaseError, list_cases
@@ -21,6 +20,7 @@ from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import BatchSettings, LoaderSettings, SliceSettings, patch_loader
 from data_loading.sources.sampling import PlaceSettings
 from nets.build import build_network
+from nets.choice import NetworkChoice
 from nets.dynamic_unet import SegmentationNetworkSettings
 from runtime.devices import DeviceSettings, build_fabric, global_rank, gpu_of
 from runtime.dllogger_backend import LogSettings, RunLogger, open_log

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,15 @@ PROGRAM = Program(
     presets=PRESETS,
     rewrite=rewrite,
 )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run main.py's command line; 0 where everything succeeded."""
+    mode, given = PROGRAM.parse(argv)
+    for library in ("pytorch_lightning", "lightning_fabric"):  # its tips and device lists tell users nothing
+        logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    return mode.run(given)
 
 
 def parse_main(argv: Sequence[str] | None = None) -> Given:

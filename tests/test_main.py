@@ -187,8 +187,8 @@ def test_a_run_that_begins_anew_replaces_no_other(cases, trained):
     assert "--resume_training goes on" in message
     assert "another --results" in message
     assert (last.read_bytes(), (trained / "logs.json").read_text()) == (before, log)
-    flags = ["--logname", "other.json", "--epochs", 1]
-    assert train(cases, trained, *flags, "--no-save_ckpt") == 0
+    flags = ["--logname", "other.json"]
+    assert train(cases, trained, *flags, "--epochs", 1, "--no-save_ckpt") == 0
     assert train(cases, trained, *flags, "--benchmark", "--train_batches", 4, "--warmup", 1) == 0
     assert last.read_bytes() == before
 
@@ -370,9 +370,10 @@ def test_brats_regions_train_and_predict(tmp_path):
 
 @pytest.mark.parametrize("mode", ["train", "predict"])
 def test_benchmark_reports_throughput_and_latency(cases, tmp_path, mode):
-    flags = ["--exec_mode", mode, "--benchmark", "--train_batches", 4, "--test_batches", 4, "--warmup", 1]
-    assert "nothing to measure" in train(cases, tmp_path, *flags, "--logname", "none.json", "--warmup", 9)
-    assert train(cases, tmp_path, *flags, "--logname", "perf.json", "--steps_per_epoch", 4) == 0
+    batches = "--train_batches" if mode == "train" else "--test_batches"
+    flags = ["--exec_mode", mode, "--benchmark", "--data", cases, "--results", tmp_path, *SMALL[:-4], batches, 4]
+    assert "nothing to measure" in run(*flags, "--logname", "none.json", "--warmup", 9)
+    assert run(*flags, "--logname", "perf.json", "--warmup", 1) == 0
     result = records(tmp_path, "perf.json")[()]
     assert result[f"throughput_{mode}"] > 0
     assert result[f"latency_{mode}_99"] >= result[f"latency_{mode}_90"] > 0
