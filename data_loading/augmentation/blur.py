@@ -41,10 +41,12 @@ class Blur(IntensityEffect[BlurSettings]):
     def width(self, channels: int, axes: int) -> int:
         return channels * axes
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         given = self.given
-        blurred = (rng.random() < given.blur) & (rng.random(channels) < given.blur_channel)
-        return (rng.uniform(*given.blur_sigma, (channels, axes)) * blurred[:, None]).reshape(-1).astype(np.float32)
+        if rng.random() >= given.blur:
+            return None
+        blurred = rng.random(channels) < given.blur_channel
+        return (rng.uniform(*given.blur_sigma, (channels, axes)) * blurred[:, None]).reshape(-1)
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         for channel, sigma in zip(image_cdhw, parameters.reshape(len(image_cdhw), -1), strict=True):

@@ -33,8 +33,10 @@ class Brightness(IntensityEffect[BrightnessSettings]):
 
     settings = BrightnessSettings
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
-        return around_one(rng, self.given.brightness, self.given.brightness_range, channels)
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
+        if rng.random() >= self.given.brightness:
+            return None
+        return around_one(rng, self.given.brightness_range, channels)
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         for channel, factor in zip(image_cdhw, parameters, strict=True):

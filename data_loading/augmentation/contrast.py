@@ -36,8 +36,10 @@ class Contrast(IntensityEffect[ContrastSettings]):
 
     settings = ContrastSettings
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
-        return around_one(rng, self.given.contrast, self.given.contrast_range, channels)
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
+        if rng.random() >= self.given.contrast:
+            return None
+        return around_one(rng, self.given.contrast_range, channels)
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         for channel, factor in zip(image_cdhw, parameters, strict=True):

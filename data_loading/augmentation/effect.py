@@ -56,7 +56,7 @@ class SpatialEffect(ABC, Generic[S]):
 
 @dataclass(frozen=True)
 class IntensityEffect(ABC, Generic[S]):
-    """Changes grey values; ``draw`` gives it a fixed number of float32 values, all 0 where it is off.
+    """Changes grey values, by a fixed number of float32 values that ``draw`` gives.
 
     Attributes:
         given: its settings.
@@ -71,12 +71,12 @@ class IntensityEffect(ABC, Generic[S]):
         return channels
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
-        """The parameters of one patch, (width,) float32; all 0: off. A number above 2**24 would lose digits."""
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
+        """The parameters of one patch, (width,); None: off. They become float32: above 2**24 digits are lost."""
 
     @abstractmethod
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
-        """Change an image in place; not called where all parameters are 0.
+        """Change an image in place; not called where it is off.
 
         Args:
             image_cdhw: C-contiguous float32; D is 1 for a 2D patch.
@@ -105,10 +105,10 @@ def positive_range(value: tuple[float, float]) -> str:
     return "" if 0 < value[0] <= value[1] else "is not a range of positive numbers"
 
 
-def around_one(rng: np.random.Generator, share: float, limits: tuple[float, float], channels: int) -> np.ndarray:
-    """A factor for each channel, below one as often as above where the range holds both; all 0 but for ``share``."""
+def around_one(rng: np.random.Generator, limits: tuple[float, float], channels: int) -> np.ndarray:
+    """A factor for each channel, below one as often as above where the range holds both."""
     low, high = limits
     below = (rng.random(channels) < 0.5) & (low < 1) if high > 1 else np.full(channels, True)
     lower = rng.uniform(low, min(high, 1.0) if low < 1 else high, channels)
     upper = rng.uniform(max(low, 1.0) if high > 1 else low, high, channels)
-    return (np.where(below, lower, upper) * (rng.random() < share)).astype(np.float32)
+    return np.where(below, lower, upper)

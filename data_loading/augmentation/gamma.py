@@ -41,8 +41,10 @@ class Gamma(IntensityEffect[GammaSettings]):
 
     settings = GammaSettings
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
-        return around_one(rng, self.given.gamma, self.given.gamma_range, channels)
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
+        if rng.random() >= self.given.gamma:
+            return None
+        return around_one(rng, self.given.gamma_range, channels)
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         _apply(image_cdhw, parameters, np.float32(1))
@@ -56,8 +58,10 @@ class GammaInverted(IntensityEffect[GammaSettings]):
 
     settings = GammaSettings
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
-        return around_one(rng, self.given.gamma_inverted, self.given.gamma_range, channels)
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
+        if rng.random() >= self.given.gamma_inverted:
+            return None
+        return around_one(rng, self.given.gamma_range, channels)
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         _apply(image_cdhw, parameters, np.float32(-1))

@@ -44,10 +44,12 @@ class LowResolution(IntensityEffect[LowResolutionSettings]):
 
     settings = LowResolutionSettings
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         given = self.given
-        coarse = (rng.random() < given.low_resolution) & (rng.random(channels) < given.low_resolution_channel)
-        return (rng.uniform(*given.low_resolution_zoom, channels) * coarse).astype(np.float32)
+        if rng.random() >= given.low_resolution:
+            return None
+        coarse = rng.random(channels) < given.low_resolution_channel
+        return rng.uniform(*given.low_resolution_zoom, channels) * coarse
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         for channel, zoom in zip(image_cdhw, parameters, strict=True):

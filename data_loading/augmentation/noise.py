@@ -47,11 +47,11 @@ class Noise(IntensityEffect[NoiseSettings]):
     def width(self, channels: int, axes: int) -> int:
         return 5
 
-    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray:
-        noisy = rng.random() < self.given.noise
+    def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
+        if rng.random() >= self.given.noise:
+            return None
         std = math.sqrt(rng.uniform(*self.given.noise_variance))
-        seed = rng.integers(2**16, size=4)
-        return np.array([std, *seed], np.float32) * np.float32(noisy)
+        return np.array([std, *rng.integers(2**16, size=4)])
 
     def apply_cpu(self, image_cdhw: np.ndarray, parameters: np.ndarray, in_plane: bool) -> None:
         parts = [int(part) for part in parameters[1:]]
@@ -68,8 +68,6 @@ class Noise(IntensityEffect[NoiseSettings]):
 
     def neighbour(self, parameters: np.ndarray, index: int) -> np.ndarray:
         """Each slice has noise of its own."""
-        if parameters[0] == 0:
-            return parameters
         other = parameters.copy()
         other[1] = (int(parameters[1]) + index) % 2**16
         return other

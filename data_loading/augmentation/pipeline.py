@@ -102,8 +102,8 @@ DEFAULTS = Given((AugmentationSettings(), *(kind() for kind in AUGMENTATIONS.get
 class Augmentation:
     """The effects in use with their settings, in their order. Picklable and small: each reading process gets a copy.
 
-    What an intensity effect draws is packed behind a number that is 1 where it is on, effect after effect, into one
-    float32 vector.
+    What the intensity effects draw is packed into one float32 vector, effect after effect, each behind a number that is
+    1 where the effect is on; where it is off, that number and the parameters are 0.
     """
 
     effects: tuple[Effect, ...] = ()
@@ -153,12 +153,13 @@ class Augmentation:
         packed = np.zeros(self.width(channels, axes), np.float32)
         for effect, first, end in self.places(channels, axes):
             drawn = effect.draw(rng, channels, axes)
+            if drawn is None:
+                continue
             if np.shape(drawn) != (end - first,):
                 raise LoaderError(
                     f"{type(effect).__name__} draws {np.shape(drawn)} numbers, its width is {end - first}"
                 )
-            packed[first:end] = drawn
-            packed[first - 1] = packed[first:end].any()
+            packed[first - 1], packed[first:end] = 1, drawn
         return packed
 
     def places(self, channels: int, axes: int) -> list[tuple[IntensityEffect[Any], int, int]]:
@@ -178,7 +179,8 @@ class Augmentation:
         """The packed vector of the ``index``-th of neighbouring slices that share a draw."""
         other = packed.copy()
         for effect, first, end in self.places(channels, axes):
-            other[first:end] = effect.neighbour(packed[first:end], index)
+            if packed[first - 1]:
+                other[first:end] = effect.neighbour(packed[first:end], index)
         return other
 
     def apply_cpu(self, image_cdhw: np.ndarray, packed: np.ndarray, axes: int, in_plane: bool) -> None:

@@ -59,10 +59,9 @@ class Rotation(SpatialEffect[RotationSettings]):
     settings = RotationSettings
 
     def draw(self, rng: np.random.Generator, grid: Grid) -> np.ndarray | None:
-        turned = rng.random() < self.given.rotation
-        angles = np.deg2rad(rng.uniform(-1, 1, 3) * self.limit(grid))
-        if not turned:
+        if rng.random() >= self.given.rotation:
             return None
+        angles = np.deg2rad(rng.uniform(-1, 1, 3) * self.limit(grid))
         matrix = np.eye(3)
         for axis in (0,) if grid.in_plane else (0, 1, 2):
             a, b = [i for i in range(3) if i != axis]
@@ -88,9 +87,10 @@ class Scaling(SpatialEffect[ScalingSettings]):
     settings = ScalingSettings
 
     def draw(self, rng: np.random.Generator, grid: Grid) -> np.ndarray | None:
-        scaled = rng.random() < self.given.scaling
+        if rng.random() >= self.given.scaling:
+            return None
         scale = rng.uniform(*self.given.scaling_range)
-        return np.diag((1.0 if grid.in_plane else scale, scale, scale)) if scaled else None
+        return np.diag((1.0 if grid.in_plane else scale, scale, scale))
 
 
 class Mirror(SpatialEffect[MirrorSettings]):

@@ -47,9 +47,9 @@ class Stripes(IntensityEffect[StripesSettings]):
     settings = StripesSettings
 
     def draw(self, rng, channels, axes):
-        return (rng.uniform(1, 2, channels) * self.given.stripes_height * (rng.random() < self.given.stripes)).astype(
-            np.float32
-        )
+        if rng.random() >= self.given.stripes:
+            return None
+        return rng.uniform(1, 2, channels) * self.given.stripes_height
 
     def apply_cpu(self, image_cdhw, parameters, in_plane):
         image_cdhw[..., ::2] += parameters[:, None, None, None]
@@ -102,7 +102,7 @@ def test_a_drawn_set_survives_packing() -> None:
         assert type(made) is EFFECTS.get(name)
         assert first == starts + 1
         assert packed[first - 1] == 1
-        assert packed[first:end].tolist() == made.draw(rng, 3, 3).tolist()
+        assert packed[first:end].tolist() == made.draw(rng, 3, 3).astype(np.float32).tolist()
         starts = end
 
 
