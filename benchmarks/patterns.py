@@ -28,8 +28,8 @@ from cli.run import run_command
 from data_loading.module import LoaderSettings
 from data_preprocessing.phantom import Phantom, draw
 from data_preprocessing.preprocessor import prepare
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.source import CasePatches
-from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.loader import restoration_loader
 from pretraining.semantic.files import find_patterns, index_path, write_features
 from pretraining.semantic.patterns import PatternSettings

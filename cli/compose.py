@@ -72,7 +72,7 @@ class Program:
             )
             sys.exit(0)
         _, unknown = _parse_known(fields_of(groups), argv)
-        faults = self._unread(mode, groups, unknown, argv)
+        faults = self._unread(mode, groups, unknown, line)
         result, more = _made(mode, groups, line.values(groups))
         faults += more
         if faults or (faults := mode.faults(result)):
@@ -87,7 +87,7 @@ class Program:
         except ValueError as error:
             groups = (*self.selectors, *mode.groups)
             unknown = _parse_known(fields_of(with_all_variants(groups)), line.argv)[1]
-            if faults := self._unread(mode, groups, unknown, line.argv):
+            if faults := self._unread(mode, groups, unknown, line):
                 raise SettingsError("; ".join(faults)) from error
             raise
 
@@ -106,7 +106,7 @@ class Program:
         return everything
 
     def _unread(
-        self, mode: Mode, groups: Sequence[type[Settings]], unknown: Sequence[str], argv: Sequence[str]
+        self, mode: Mode, groups: Sequence[type[Settings]], unknown: Sequence[str], line: _CommandLine
     ) -> list[str]:
         """Faults: flags of other modes, of variants that are not in use, misspelt ones, and values without a flag."""
         if not unknown:
@@ -118,14 +118,14 @@ class Program:
             if text.startswith("--") or option in elsewhere:
                 skipping = option in elsewhere
                 if skipping:
-                    faults.append(self._not_read(mode, groups, elsewhere[option], argv))
+                    faults.append(self._not_read(mode, groups, elsewhere[option], line))
                     continue
             if not skipping:
                 rest.append(text)
         known = {option: f.many for f in fields_of(groups) for option in f.options}
-        return faults + (unknown_arguments(argv, rest, known) if rest else [])
+        return faults + (unknown_arguments(line.argv, rest, known) if rest else [])
 
-    def _not_read(self, mode: Mode, groups: Sequence[type[Settings]], f: Field, argv: Sequence[str]) -> str:
+    def _not_read(self, mode: Mode, groups: Sequence[type[Settings]], f: Field, line: _CommandLine) -> str:
         """Which variants, or which modes, read a flag that is not read here."""
         for kind in groups:
             if f.name in kind.refuses:
@@ -135,12 +135,12 @@ class Program:
         for chooser in fields_of(groups):
             owners = [n for n, kinds in variant_groups(chooser).items() if f.name in _names(kinds)]
             if owners:
-                value = _parse_known([chooser], argv)[0].get(chooser.name, chooser.default)
+                value = line.values([chooser.group]).get(chooser.name, chooser.default)
                 flag = f"--{chooser.name}"
                 return f"--{f.name} is for {flag} {', '.join(owners)}: it and {flag} {value} exclude each other"
         said = f"--{f.name}"
         if f.choices or f.variants is not None:
-            said = f"{said} {_value_of(f, argv)}".rstrip()
+            said = f"{said} {_value_of(f, line.argv)}".rstrip()
         readers = [other for other in self.modes if f.name in _names(with_all_variants(other.groups))]
         return f"{said} is not for {mode.name}: {said} is for {_joined([reader.unlike(mode) for reader in readers])}"
 
@@ -245,6 +245,11 @@ def _made(mode: Mode, groups: Sequence[type[Settings]], values: Values) -> tuple
         except ValueError as error:
             faults.append(str(error))
     return Given(tuple(made)), faults
+
+
+def without(groups: Sequence[type[Settings]], argv: Sequence[str]) -> list[str]:
+    """The arguments that are not these groups' flags and values."""
+    return _parse_known(fields_of(groups), argv)[1]
 
 
 def _parse_known(fields: Sequence[Field], argv: Sequence[str]) -> tuple[Values, list[str]]:

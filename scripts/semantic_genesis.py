@@ -23,14 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cases.case import list_cases, read_info
 from cases.plan import PLAN_FILE
 from cases.settings import Given, Settings, above, at_least, setting
-from cli.compose import parse
+from cli.compose import parse, without
 from cli.launch import MAIN, PREPROCESS, launch, split_at_dashes
-from cli.modes import parse_main
+from cli.modes import parse_main, rewrite
 from cli.run import run_command
 from cli.steps import Step, StepError, check, decisive
 from data_preprocessing.layouts import read_dataset
 from nets.dynamic_unet import NetworkSettings
 from pretraining.autoencoder.method import SCAN_DHW
+from pretraining.semantic.method import SemanticGenesis
 from pretraining.semantic.patterns import Extents
 from runtime.dllogger_backend import LogSettings
 
@@ -176,6 +177,7 @@ def _parsed(settings: ChainSettings, folder: Path, name: str, extra: Sequence[st
     if name == "autoencoder":
         results, epochs = settings.results / name, settings.autoencoder_epochs
         own = ["--preset", "semantic_autoencoder", "--patch_size", *scan_size(settings, folder)]
+        extra = without(SemanticGenesis.settings, rewrite(extra))  # it learns no patterns, and from whole scans
     else:
         results = settings.results / f"semantic_{name}"
         epochs = settings.epochs if name == "en_de" else max(settings.en_epochs, 1)

@@ -70,9 +70,10 @@ class TransferSettings(Settings):
         Raises:
             WeightsError: for a file that cannot be read.
         """
-        if given.get("encoder") is not None or given.get("pretrained") is None:
+        path = given.get("pretrained")
+        if given.get("encoder") is not None or path is None or not Path(path).is_file():  # said once it is read
             return {}
-        resnet = read_weights(Path(given["pretrained"])).resnet
+        resnet = read_weights(Path(path)).resnet
         if resnet is None:
             return {}
         depth, shortcut = resnet

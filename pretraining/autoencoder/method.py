@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -22,6 +24,11 @@ SCAN_DHW = (64, 128, 128)  # what the published autoencoder sees of a whole scan
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSettings(Settings):
     """The autoencoder of whole scans."""
+
+    refuses: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("cubes", "outputs"), "--cubes and --outputs are for --method genesis"),
+        **dict.fromkeys(("patterns", "classes"), "--patterns and --classes are for --method semantic"),
+    }
 
     patch_size: tuple[int, ...] | None = setting(
         None, "(D, H, W) that a whole scan is resized to; None: 64 128 128, as published", check=at_least(1)

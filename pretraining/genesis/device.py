@@ -17,26 +17,25 @@ import torch
 from torch import Tensor
 
 from pretraining.genesis import cpu
-from pretraining.genesis.packing import AROUND, BENT, BOXES, ELASTIC, PAINT_SEED, PAINTED, SHUFFLE_SEED, SHUFFLED
-from pretraining.genesis.sampling import GenesisError, GenesisSettings
-from pretraining.genesis.transforms import GenesisCorruption, longest_sides
+from pretraining.genesis.packing import AROUND, BENT, BOXES, ELASTIC, PAINT_SEED, PAINTED, SHUFFLE_SEED, SHUFFLED, pack
+from pretraining.genesis.sampling import GenesisError, GenesisSettings, sample
+from pretraining.genesis.transforms import longest_sides
 
 
 def transform_on_device(patches: Tensor, seeds: Sequence[int], settings: GenesisSettings) -> tuple[Tensor, Tensor]:
     """``transforms.transform_pair`` of (N, C, D, H, W) or (N, C, H, W), one seed each, on the tensor's own device.
 
     Draws the same parameters and computes the same values within 1e-5 of a curve's range. The loader's workers draw
-    beforehand instead, see GenesisCorruption.
+    beforehand instead, see corruption.py.
     """
     if patches.ndim not in (4, 5) or patches.dtype != torch.float32 or len(patches) != len(seeds):
         raise GenesisError(
             "a Genesis batch is float32 (N, C, D, H, W) or (N, C, H, W) with a seed for each patch, "
             f"found {patches.dtype} {tuple(patches.shape)} and {len(seeds)} seeds"
         )
-    corruption = GenesisCorruption(settings)
-    drawn = zip(*(corruption.draw(patches.shape[1:], seed) for seed in seeds), strict=True)
-    arrays = [torch.from_numpy(np.stack(arrays)).to(patches.device) for arrays in drawn]
-    return corruption.apply_device(patches, arrays)
+    drawn = (pack(sample(np.random.default_rng(seed), patches.shape[1:], settings), settings) for seed in seeds)
+    arrays = [torch.from_numpy(np.stack(alike)).to(patches.device) for alike in zip(*drawn, strict=True)]
+    return corrupt_batch(patches, arrays, settings)
 
 
 def corrupt_batch(patches: Tensor, drawn: Sequence[Tensor], settings: GenesisSettings) -> tuple[Tensor, Tensor]:

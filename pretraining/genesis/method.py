@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,9 +10,9 @@ from typing import ClassVar
 from cases.plan import Plan
 from cases.settings import Given, Settings, at_least, setting
 from pretraining.base import Method, Pretraining, Run
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.sampling import GenesisError, GenesisSettings
 from pretraining.genesis.source import CasePatches, CubePatches, cube_plan
-from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.restoration import RestorationModule, mean_and_deviation
 from pretraining.source import Patches
 
@@ -21,6 +22,9 @@ class GenesisMethodSettings(Settings):
     """Models Genesis: what is restored."""
 
     error: ClassVar[type[ValueError]] = GenesisError
+    refuses: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("patterns", "classes"), "--patterns and --classes are for --method semantic"
+    )
 
     cubes: Path | None = setting(
         None, "folder of cube files, bat_*_<fold>.npy, instead of a preprocessed folder", kept=False

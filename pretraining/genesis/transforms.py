@@ -16,19 +16,16 @@ computes the same for a batch on a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_loading.hashing import words
 from pretraining.genesis import cpu
-from pretraining.genesis.packing import pack
 from pretraining.genesis.sampling import Curve, Drawn, GenesisError, GenesisSettings, Painting, sample
-from runtime import triton
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def longest_sides(shape_dhw: Sequence[int], settings: GenesisSettings) -> tuple[int, int, int]:
@@ -113,25 +110,3 @@ def transform_pair(patch: np.ndarray, seed: int, settings: GenesisSettings) -> t
     shape_cdhw = (patch.shape[0], *(1, *patch.shape[1:])[-3:])
     corrupted, target = apply(np.ascontiguousarray(patch).reshape(shape_cdhw), drawn, settings)
     return corrupted.reshape(patch.shape), target.reshape(patch.shape)
-
-
-@dataclass(frozen=True)
-class GenesisCorruption:
-    """The transformations as :class:`pretraining.corruption.DeviceCorruption`."""
-
-    settings: GenesisSettings
-    drawn: ClassVar[tuple[tuple[str, int], ...]] = (("int32", 1), ("int32", 2), ("float32", 2))
-
-    def apply_cpu(self, patch: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return transform_pair(patch, seed, self.settings)
-
-    def draw(self, shape: Sequence[int], seed: int) -> tuple[np.ndarray, ...]:
-        return pack(sample(np.random.default_rng(seed), shape, self.settings), self.settings)
-
-    def apply_device(self, batch: Tensor, drawn: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        from pretraining.genesis.device import corrupt_batch  # torch, which workers do without
-
-        return corrupt_batch(batch, drawn, self.settings)
-
-    def why_not_device(self) -> str:
-        return "" if triton.available() else "Triton cannot build its kernels here (it needs a C compiler and Python.h)"

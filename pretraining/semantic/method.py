@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,8 +11,8 @@ from cases.case import CaseError, list_cases
 from cases.plan import Plan
 from cases.settings import Given, Settings, at_least, setting
 from pretraining.base import Method, Pretraining, Run
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.source import cube_plan
-from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.restoration import mean_and_deviation
 from pretraining.semantic.files import index_path, read_patterns
 from pretraining.semantic.module import Experiment, SemanticModule
@@ -30,6 +31,10 @@ class SemanticSettings(Settings):
     """Semantic Genesis: patterns and losses."""
 
     error: ClassVar[type[ValueError]] = PatternError
+    refuses: ClassVar[Mapping[str, str]] = {
+        "patch_size": "the patterns have their size",
+        **dict.fromkeys(("cubes", "outputs"), "--cubes and --outputs are for --method genesis"),
+    }
 
     exp: Experiment = setting(
         "en_de", "en trains the encoder by the classes alone; en_de trains the whole network by classes and restoration"

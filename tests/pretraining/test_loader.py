@@ -8,11 +8,11 @@ import torch
 from data_loading.errors import LoaderError
 from data_loading.module import LoaderSettings
 from pretraining.corruption import Unchanged
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.cubes import CubeError, write_cubes
 from pretraining.genesis.device import transform_on_device
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.source import CasePatches, CubePatches, cube_plan
-from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.loader import (
     RestorationDataModule,
     RestorationLoader,

@@ -13,10 +13,10 @@ from cases.case import read_info
 from data_loading.sources.sampling import PatchSampler
 from pretraining.autoencoder.source import ScanPatches
 from pretraining.corruption import Unchanged
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.cubes import write_cubes
 from pretraining.genesis.sampling import GenesisSettings
 from pretraining.genesis.source import CasePatches, CubePatches
-from pretraining.genesis.transforms import GenesisCorruption
 from pretraining.semantic.files import write_published
 from pretraining.semantic.patterns import Extents, PatternSettings, discover
 from pretraining.semantic.source import PatternPatches, PublishedPatterns
@@ -45,7 +45,7 @@ def patches(tmp_path_factory):
     names = [f"case_{i}" for i in range(6)]
     for i, name in enumerate(names):
         put_case(folder, name, np.random.default_rng(i).uniform(-2, 2, (1, 12, 16, 20)).astype(np.float32))
-    settings = PatternSettings(size=(8, 6, 4), classes=2, instances=2, border=(1, 1, 1), tissue_filter=False)
+    settings = PatternSettings(cube_size=(8, 6, 4), classes=2, instances=2, border=(1, 1, 1), tissue_filter=False)
     extents = Extents.of([read_info(folder, name) for name in names])
     vectors = np.random.default_rng(0).normal(size=(6, 3))
     patterns = discover(names, vectors, extents, names[4:], settings, say=lambda line: None)

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cli.steps import StepError
 from scripts import transfer_experiment
@@ -47,7 +48,7 @@ def test_a_run_that_is_done_is_not_repeated(options, tmp_path, monkeypatch):
     assert len(calls) == 1
     with pytest.raises(StepError, match=r"models_genesis_n=5_seed=2 was made with --steps_per_epoch 7, not 8: give"):
         fine_tuned(more_steps, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
-    (tmp_path / "best.ckpt").write_text("other weights")
+    torch.save({"other": torch.ones(1)}, tmp_path / "best.ckpt")
     with pytest.raises(StepError, match="was made from another pre-training"):
         fine_tuned(options, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
     assert len(calls) == 1

@@ -11,6 +11,7 @@ import torch
 
 from cases.plan import Plan
 from cases.settings import Settings, as_json, setting
+from nets.choice import NetworkChoice
 from nets.dynamic_unet import NetworkSettings
 from tests.conftest import make_plan
 from training.checkpoint import (
@@ -61,11 +62,12 @@ def checkpoint_of(**settings: Any) -> Checkpoint:
     return Checkpoint(
         path=Path("last.ckpt"),
         plan=plan,
-        network=NetworkSettings(),
+        network=NetworkChoice(network=NetworkSettings()),
         settings=settings,
         weights={},
         n_outputs=3,
         kind="segmentation",
+        epoch=1,
     )
 
 

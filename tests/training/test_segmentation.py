@@ -11,6 +11,7 @@ import torch
 
 from cases.case import open_array
 from cases.plan import Plan
+from data_loading.augmentation.pipeline import Augmentation
 from data_loading.module import LoaderSettings, SegmentationDataModule
 from inference.metrics import overlap
 from inference.sliding_window import SlidingWindow, WindowSettings
@@ -51,6 +52,7 @@ def test_validation_is_that_of_whole_volumes(
         train_cases=[],
         val_cases=cases,
         settings=LoaderSettings(num_workers=0),
+        augmentation=Augmentation(),
         device_id=None,
     )
     trainer = build_trainer(CPU, "disabled", tmp_path, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nets.encoders.genesis import BatchStatisticsNorm, GenesisUNet
+from nets.encoders.genesis import GenesisEncoder, BatchStatisticsNorm, GenesisUNet
 from training.synchronise import SynchronisedBatchStatistics, SynchronisedNorms
 
 
@@ -26,7 +26,7 @@ def test_every_batch_norm_is_converted_and_evaluates_as_before() -> None:
 
 def test_the_published_genesis_network_too() -> None:
     torch.manual_seed(0)
-    net = GenesisUNet(1, 2, dim=3).eval()
+    net = GenesisUNet(GenesisEncoder(), 2).eval()
     x = torch.randn(1, 1, 16, 16, 24)
     expected = net(x)[0]
     converted = SynchronisedNorms().apply(net)

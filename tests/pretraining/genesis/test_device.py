@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.device import flip, quantile_ends, transform_on_device, uniform_noise
 from pretraining.genesis.sampling import GenesisError, GenesisSettings
-from pretraining.genesis.transforms import GenesisCorruption, apply_flip, elastic_noise
+from pretraining.genesis.transforms import apply_flip, elastic_noise
 from pretraining.semantic.transformations import SemanticTransformations
 from tests.pretraining.corrupted import Z_SCORED, transform_batch
 

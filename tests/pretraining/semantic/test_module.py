@@ -18,7 +18,7 @@ from pretraining.autoencoder.module import AutoencoderModule, save_features
 from pretraining.autoencoder.network import build_autoencoder
 from pretraining.autoencoder.source import ScanPatches
 from pretraining.corruption import Unchanged
-from pretraining.genesis.transforms import GenesisCorruption
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.loader import RestorationDataModule
 from pretraining.semantic.files import read_features
 from pretraining.semantic.module import SemanticModule

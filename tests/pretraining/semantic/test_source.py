@@ -13,8 +13,9 @@ from cases.case import read_info
 from data_loading.module import LoaderSettings
 from pretraining.autoencoder.source import ScanPatches
 from pretraining.corruption import Unchanged
+from pretraining.genesis.corruption import GenesisCorruption
 from pretraining.genesis.device import transform_on_device
-from pretraining.genesis.transforms import GenesisCorruption, transform_pair
+from pretraining.genesis.transforms import transform_pair
 from pretraining.loader import RestorationDataModule, restoration_loader
 from pretraining.semantic.files import write_published
 from pretraining.semantic.patterns import Extents, PatternError, Patterns, PatternSettings, cut, discover

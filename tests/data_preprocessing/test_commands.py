@@ -137,8 +137,11 @@ def dataset(tmp_path):
 
 
 def run(dataset, *flags, n_jobs=1):
-    results = dataset.parent
-    return main(["--dataset", str(dataset), "--results", str(results), "--n_jobs", str(n_jobs), *map(str, flags)])
+    argv = ["--dataset", str(dataset), "--results", str(dataset.parent), "--n_jobs", str(n_jobs), *map(str, flags)]
+    try:
+        return main(argv)
+    except SystemExit as usage:
+        return usage.code
 
 
 def test_a_format_of_the_users_in_several_processes(own, tmp_path):
@@ -176,12 +179,13 @@ def test_a_layout_of_the_users(own, tmp_path, capsys):
         "Nothing": "returned a NoneType, not a Dataset",
         "Twice": "lists cases patient_0, patient_1 more than once",
         "Broken": "cannot read it (IndexError: list index out of range)",
-        "Pacients": "defines no Pacients; did you mean Patients",
     }.items():
         assert run(tmp_path / "mine", "--layout", f"{file}:{name}") == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ") and message in line
-    assert run(tmp_path / "mine", "--layout", "decathlom") == 1
+    assert run(tmp_path / "mine", "--layout", f"{file}:Pacients") == 2
+    assert "defines no Pacients; did you mean Patients" in capsys.readouterr().err
+    assert run(tmp_path / "mine", "--layout", "decathlom") == 2
     assert "none of img_list, nnunet_v2, decathlon, folder" in (err := capsys.readouterr().err)
     assert "did you mean decathlon" in err
 
@@ -222,7 +226,7 @@ def test_bad_normalisations_are_named_with_each_case(own, dataset, capsys):
     }.items():
         assert run(dataset, "--normalization", f"{file}:{name}") == 1
         assert message in capsys.readouterr().err
-    assert run(dataset, "--normalization", f"{file}:np") == 1
+    assert run(dataset, "--normalization", f"{file}:np") == 2
     assert "is no normalization: it has no statistics, keeps_zero, normalize" in capsys.readouterr().err
     assert run(dataset, "--recipe", "medicalnet", "--normalization", "zscore") == 1
     assert "--recipe medicalnet has its own normalisation" in capsys.readouterr().err
