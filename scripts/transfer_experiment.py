@@ -1,7 +1,7 @@
 """Does pre-training help where labels are few? Fine-tuning from scratch against pre-trained weights.
 
     python scripts/transfer_experiment.py --dataset Task04_Hippocampus --work /results/transfer \\
-        --plot docs/transfer_hippocampus.png
+        --plot docs/images/transfer_hippocampus.png
 
 One fold: its training images, without their labels, pre-train a network (Models Genesis); then a few
 labelled cases of them, drawn by the seed, fine-tune it, and as many steps train the same network from
