@@ -20,7 +20,7 @@ NOT_IN_THE_TREE = {
     "pretrained.txt",
 }
 _FILE = re.compile(r"`([\w./-]+\.(?:py|sh|txt|toml|md|svg))\b[^`]*`")
-_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]")
 NAMES = [page.name for page in PAGES]
 
 
