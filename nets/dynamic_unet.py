@@ -77,9 +77,13 @@ class NetworkSettings(Settings):
                 faults.append(f"{name} belongs to {readers}, not to {self.encoder!r}")
         if whole_network(entry, self) and any(getattr(self, name, None) for name in DECODER_FIELDS):
             faults.append(
-                f"filters, more_chn and deep_supervision do not change the published network of {self.encoder}"
+                f"filters, more_chn and deep_supervision do not change the published network of {self.encoder}: "
+                f"give --encoder unet{self._filters_and_depth()}"
             )
         return faults
+
+    def _filters_and_depth(self) -> str:
+        return f" --filters {' '.join(map(str, self.filters))} --depth {len(self.filters) - 1}" if self.filters else ""
 
     @property
     def lower_heads(self) -> int:

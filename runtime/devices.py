@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -13,6 +13,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.settings import Settings, above, at_least, setting
 from runtime.affinity import Mode, bind_rank
+
+WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")
 
 
 class DeviceError(ValueError):
@@ -31,7 +33,9 @@ class DeviceSettings(Settings):
     affinity: Mode = setting(
         "socket_unique_continuous", "how CPU cores are bound to the ranks of several GPUs", kept=False
     )
-    amp: bool = setting(False, "mixed precision: bf16 where the device has it, otherwise fp16 with loss scaling")
+    amp: bool = setting(
+        False, "mixed precision: bf16 where the device has it; otherwise fp16 with loss scaling on a GPU, fp32 on a CPU"
+    )
 
     def faults(self) -> list[str]:
         return ["--cpu_ranks is for --gpus 0"] if self.gpus and self.cpu_ranks > 1 else []
@@ -47,14 +51,20 @@ def devices(settings: DeviceSettings) -> dict[str, Any]:
     if gpus > torch.cuda.device_count():
         raise DeviceError(f"--gpus {gpus}, but this machine has {torch.cuda.device_count()}: --gpus 0 runs on the CPU")
     ranks = gpus or settings.cpu_ranks
-    bf16 = not gpus or torch.cuda.is_bf16_supported(including_emulation=False)
     return {
         "accelerator": "gpu" if gpus else "cpu",
         "devices": ranks,
         "num_nodes": settings.nodes,
         "strategy": "ddp" if ranks * settings.nodes > 1 else "auto",
-        "precision": ("bf16-mixed" if bf16 else "16-mixed") if settings.amp else "32-true",
+        "precision": _mixed_precision(gpu=bool(gpus)) if settings.amp else "32-true",
     }
+
+
+def _mixed_precision(*, gpu: bool) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+    """bf16 where it is fast: a CPU without AVX-512 emulates it, at many times the time of fp32."""
+    if gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "32-true" if torch.backends.cpu.get_cpu_capability() in WITHOUT_BF16 else "bf16-mixed"
 
 
 def build_fabric(settings: DeviceSettings) -> Fabric:

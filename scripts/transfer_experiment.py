@@ -1,7 +1,7 @@
 """Does pre-training help where labels are few? Fine-tuning from scratch against pre-trained weights.
 
     python scripts/transfer_experiment.py --dataset Task04_Hippocampus --work /results/transfer \\
-        --plot docs/transfer_hippocampus.png
+        --plot docs/images/transfer_hippocampus.png
 
 One fold: its training images, without their labels, pre-train a network (Models Genesis); then a few
 labelled cases of them, drawn by the seed, fine-tune it, and as many steps train the same network from
@@ -28,8 +28,6 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cli.preprocess import parse_preprocess
-
 import main as command
 import preprocess
 from cases.case import list_cases
@@ -39,6 +37,7 @@ from cases.settings import Settings, above, as_json, setting
 from cases.splits import split
 from cli.compose import parse
 from cli.modes import parse_main
+from cli.preprocess import parse_preprocess
 from cli.run import run_command
 from cli.steps import Step, decisive
 

@@ -25,6 +25,7 @@ LAYERS = (  # from the ground up; rooms of one storey never import each other
     PROGRAMS,
     ("benchmarks",),
     ("scripts",),
+    ("docs",),
 )
 STOREY = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "monai", "nvidia.dali.plugin.pytorch")
@@ -139,6 +140,8 @@ def test_nothing_is_unpickled_and_no_shell_is_started(module: str) -> None:
 
 ABOUT_SEVERAL_FILES = {  # tests without a source file of their name, and why
     "test_architecture": "all files",
+    "docs/test_extending": "the files that docs/extending.md shows",
+    "docs/test_readme": "README and docs",
     "test_main_genesis": "a whole run of main.py",
     "test_main_medicalnet": "a whole run of main.py",
     "test_semantic_commands": "whole runs of main.py and preprocess.py",

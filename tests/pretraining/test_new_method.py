@@ -1,4 +1,4 @@
-"""A pre-training method from outside the tree: one file, named as file.py:object. It stands in docs/extending.md."""
+"""A pre-training method from outside the tree: one file, named as file.py:object. docs/extending.md shows another."""
 
 import subprocess
 import sys

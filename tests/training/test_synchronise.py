@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nets.encoders.genesis import GenesisEncoder, BatchStatisticsNorm, GenesisUNet
+from nets.encoders.genesis import BatchStatisticsNorm, GenesisEncoder, GenesisUNet
 from training.synchronise import SynchronisedBatchStatistics, SynchronisedNorms
 
 
