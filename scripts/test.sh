@@ -27,6 +27,7 @@ echo '__path__ = __import__("pkgutil").extend_path(__path__, __name__)' >"$side/
 if .venv/bin/python -c 'import triton' 2>/dev/null; then triton=""; else beside "$triton" triton==3.7.0; fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two workers share the cores already
+export PYTHONUTF8=1  # PyTorch's compiler reads its own files in the locale's encoding, which was ASCII in one run
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 failed=0

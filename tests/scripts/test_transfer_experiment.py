@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from cli.steps import StepError
+from nets.build import build_network
+from nets.dynamic_unet import NetworkSettings
 from scripts import transfer_experiment
 from scripts.transfer_experiment import draw, fine_tuned, parse_arguments, table
 from tests.conftest import make_plan
@@ -48,7 +50,8 @@ def test_a_run_that_is_done_is_not_repeated(options, tmp_path, monkeypatch):
     assert len(calls) == 1
     with pytest.raises(StepError, match=r"models_genesis_n=5_seed=2 was made with --steps_per_epoch 7, not 8: give"):
         fine_tuned(more_steps, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
-    torch.save({"other": torch.ones(1)}, tmp_path / "best.ckpt")
+    other = build_network(make_plan((8, 16, 16)), NetworkSettings(filters=(4, 8), depth=1)).state_dict()
+    torch.save({f"network.{name}": value for name, value in other.items()}, tmp_path / "best.ckpt")
     with pytest.raises(StepError, match="was made from another pre-training"):
         fine_tuned(options, tmp_path / "cases", "Models Genesis", tmp_path / "best.ckpt", 5, 2)
     assert len(calls) == 1
