@@ -20,11 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from benchmarks.compare import Change, changes, share, show
 from benchmarks.record import Metric, RecordError, Results
 from benchmarks.turns import WORKS
+from runtime.devices import cpu_has_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
 TURNS = Path("benchmarks/turns.py")
@@ -38,9 +37,8 @@ SIZES: dict[str, Any] = {  # of a small piece of each part, fields of benchmarks
 
 
 def small_sizes(device_id: int | None) -> dict[str, Any]:
-    """The sizes on this machine: mixed precision only where the processor has it, for AVX2 takes ten times as long."""
-    amp = device_id is not None or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
-    return SIZES | {"amp": amp, "device_id": device_id}
+    """The sizes on this machine: mixed precision only where the processor has it."""
+    return SIZES | {"amp": device_id is not None or cpu_has_bf16(), "device_id": device_id}
 
 
 @dataclass(frozen=True, kw_only=True)

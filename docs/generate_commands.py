@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cli.compose import Program
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,12 +27,12 @@ Made from the settings by `python docs/generate_commands.py`; do not edit it. `-
 """
 
 
-def reference() -> str:
-    """Every program with its flags, in Markdown."""
+def programs() -> dict[str, Program]:
+    """Every program that takes flags, by the file that starts it."""
     from benchmarks.measure import MeasureSettings
     from cli import modes, preprocess
+    from cli.compose import Program
     from cli.download import DownloadSettings
-    from cli.help import reference as program
     from cli.mode import Mode
     from inference.evaluation import EvaluateSettings
     from scripts.export import ExportSettings
@@ -37,10 +41,6 @@ def reference() -> str:
     from scripts.train import TrainScriptSettings
     from scripts.transfer_experiment import TransferExperimentSettings
 
-    parts = [
-        program(name, made.modes, made.selectors)
-        for name, made in {"main.py": modes.PROGRAM, "preprocess.py": preprocess.PROGRAM}.items()
-    ]
     single = {
         "evaluate.py": EvaluateSettings,
         "download.py": DownloadSettings,
@@ -51,8 +51,15 @@ def reference() -> str:
         "scripts/export.py": ExportSettings,
         "scripts/benchmark.py": MeasureSettings,
     }
-    parts += [program(name, (Mode(groups=(kind,)),), ()) for name, kind in single.items()]
-    return "\n".join(parts)
+    several = {"main.py": modes.PROGRAM, "preprocess.py": preprocess.PROGRAM}
+    return several | {name: Program(description="", modes=(Mode(groups=(kind,)),)) for name, kind in single.items()}
+
+
+def reference() -> str:
+    """Every program with its flags, in Markdown."""
+    from cli.help import reference as program
+
+    return "\n".join(program(name, made.modes, made.selectors) for name, made in programs().items())
 
 
 def without_html(markdown: str) -> str:

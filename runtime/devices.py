@@ -61,10 +61,15 @@ def devices(settings: DeviceSettings) -> dict[str, Any]:
 
 
 def _mixed_precision(*, gpu: bool) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
-    """bf16 where it is fast: a CPU without AVX-512 emulates it, at many times the time of fp32."""
+    """Half precision of the device; on a CPU that would emulate it, none."""
     if gpu:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "32-true" if torch.backends.cpu.get_cpu_capability() in WITHOUT_BF16 else "bf16-mixed"
+    return "bf16-mixed" if cpu_has_bf16() else "32-true"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bf16 itself: without AVX-512 it is emulated, at many times the time of fp32."""
+    return torch.backends.cpu.get_cpu_capability() not in WITHOUT_BF16
 
 
 def build_fabric(settings: DeviceSettings) -> Fabric:

@@ -140,11 +140,6 @@ def _check_network(settings: NetworkSettings) -> None:
     if settings.filters is None:
         return
     filters, most = " ".join(map(str, settings.filters)), len(settings.filters) - 1
-    if settings.encoder == "genesis":
-        raise StepError(
-            f"--filters {filters}: the published network (--encoder genesis) has its own; give --encoder unet "
-            f"--filters {filters} --depth {most}"
-        )
     if most < settings.depth:
         raise StepError(
             f"--filters {filters} are for at most {most} down-samplings, and the three trainings, whose "

@@ -11,38 +11,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from benchmarks.measure import MeasureSettings
-from cases.settings import Settings
-from cli import modes, preprocess
-from cli.compose import Program
-from cli.download import DownloadSettings
+from cli import modes
 from cli.launch import split_at_dashes
-from cli.mode import Mode
-from inference.evaluation import EvaluateSettings
-from scripts.export import ExportSettings
-from scripts.inference import InferenceScriptSettings
-from scripts.semantic_genesis import ChainSettings
-from scripts.train import TrainScriptSettings
-from scripts.transfer_experiment import TransferExperimentSettings
 from tests.docs.pages import PAGES, ROOT, blocks, commands
 
-SINGLE: dict[str, type[Settings]] = {
-    "evaluate.py": EvaluateSettings,
-    "download.py": DownloadSettings,
-    "scripts/train.py": TrainScriptSettings,
-    "scripts/inference.py": InferenceScriptSettings,
-    "scripts/semantic_genesis.py": ChainSettings,
-    "scripts/transfer_experiment.py": TransferExperimentSettings,
-    "scripts/export.py": ExportSettings,
-    "scripts/benchmark.py": MeasureSettings,
-}
 NOT_OF_SETTINGS = {"scripts/compare_benchmarks.py"}  # two files without flags
 ALL = [pytest.param(page, argv, id=f"{page.stem}-{' '.join(argv)[:70]}") for page in PAGES for argv in commands(page)]
-
-
-def program_of(name: str) -> Program:
-    several = {"main.py": modes.PROGRAM, "preprocess.py": preprocess.PROGRAM}
-    return several.get(name) or Program(description="", modes=(Mode(groups=(SINGLE[name],)),))
 
 
 def told_by_its_name(path: Path) -> SimpleNamespace:
@@ -75,7 +49,7 @@ def test_the_programs_take_the_commands_shown(page: Path, argv: Sequence[str], f
     given, extra = split_at_dashes(own)
     if "--help" in given:
         return
-    program_of(name).read(given)
+    generator().programs()[name].read(given)
     if extra:
         modes.PROGRAM.read(["--exec_mode", "train", *extra])
 
