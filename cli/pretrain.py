@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nets.choice import NetworkChoice
 from pytorch_lightning import seed_everything
 
 from cases.folder import FolderSettings
@@ -12,6 +11,7 @@ from cli import building
 from cli.mode import Mode
 from cli.train import LEARNING, learning_faults
 from data_loading.module import LoaderSettings
+from nets.choice import NetworkChoice
 from nets.dynamic_unet import NetworkSettings
 from pretraining import METHODS, MethodSettings
 from pretraining.base import Run
