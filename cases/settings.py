@@ -168,7 +168,13 @@ class Given:
 def as_json(*groups: Settings) -> dict[str, Any]:
     """Settings as JSON-able values, by name, for params.json and checkpoints."""
     plain = {entry.name: getattr(group, entry.name) for group in groups for entry in fields(group)}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+    return {name: _plain(value) for name, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def shown(value: Any) -> str:

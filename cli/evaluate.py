@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from pytorch_lightning.callbacks import RichProgressBar
 
-from cases.case import list_cases
 from cases.folder import FolderSettings
 from cases.settings import Given, Settings, setting
-from cases.splits import FoldSettings, split
+from cases.splits import FoldSettings, fold_cases
 from cases.volumes import FormatSettings, read_label, use_formats
 from cli import trained
 from cli.building import plain_trainer
@@ -70,7 +69,7 @@ def segmentation(given: Given) -> int:
 
 def validation_cases(given: Given, folder: Path) -> list[str]:
     """The cases of the fold that training did not see."""
-    return split(list_cases(folder), given[FoldSettings].nfolds, given[FoldSettings].fold)[1]
+    return fold_cases(folder, given[FoldSettings])[1]
 
 
 def listed(given: Given, img_list: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cases.case import CaseError, list_cases
 from cases.folder import FolderSettings
 from cases.settings import Given, Settings, setting
-from cases.splits import FoldSettings, split
+from cases.splits import FoldSettings, fold_cases
 from cases.volumes import FormatSettings, use_formats
 from cli.labelling import Labelling, predictions_name
 from cli.mode import Mode
@@ -45,7 +45,7 @@ def predict(given: Given) -> int:
     checkpoint.check_plan(given[FolderSettings].plan("test"), folder)
     cases = list_cases(folder)
     if folder.name == "val":  # holds every training case; the fold's validation cases are unseen
-        _, cases = split(cases, given[FoldSettings].nfolds, given[FoldSettings].fold)
+        _, cases = fold_cases(folder, given[FoldSettings])
     if not cases:
         raise CaseError(f"{folder} holds no cases: run preprocess.py --exec_mode test first")
     target = results / predictions_name(given)
