@@ -59,6 +59,8 @@ class Plan:
         patch_size: (D, H, W), or (H, W) for a 2D plan.
         normalization: one for each channel in ``channels``.
         ohe: a channel that is 1 where the scan is non-zero follows the scan's channels.
+        resample: whether cases have ``spacing_mm``; otherwise each keeps its own voxels, and that is the median.
+        crop: whether cases are cut to the box of their non-zero voxels.
         mirror_axes: spatial axes, 0 the first of ``patch_size``, that training mirrors.
         intensities_from: the voxels behind the CT statistics: "constants", "foreground" or "not air".
         recipe: name in ``RECIPES`` of data_preprocessing/recipes, which checks what else it asks of a plan, or
@@ -74,6 +76,8 @@ class Plan:
     patch_size: tuple[int, ...]
     normalization: tuple[Normalization, ...]
     ohe: bool = False
+    resample: bool = True
+    crop: bool = True
     mirror_axes: tuple[int, ...] = ()
     intensities_from: str = "constants"
     recipe: str = "default"

@@ -68,7 +68,9 @@ class Field:
             return None
         if self.many:
             if isinstance(value, str):
-                raise TypeError(value)
+                if self.kind is not str:
+                    raise TypeError(value)
+                value = (value,)  # a name alone
             return tuple(self._one(item) for item in value)
         return self._one(value)
 

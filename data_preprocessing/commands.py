@@ -76,8 +76,7 @@ def preprocess(given: Given, part: Part) -> int:
     use_formats(given[FormatSettings].formats)
     console = Console()
     recipe: Recipe = RECIPES.make(given[RecipeSettings].recipe)
-    normalization = given[RecipeSettings].normalization
-    if faults := recipe.faults(dim=given[PlanSettings].dim, ohe=given[PlanSettings].ohe, normalization=normalization):
+    if faults := _recipe_faults(recipe, given):
         raise PlanError("--" + "; --".join(faults))
     folder = given[DatasetSettings].folder
     dataset = read_dataset(folder, given[LayoutSettings].layout)
@@ -110,6 +109,18 @@ def preprocess(given: Given, part: Part) -> int:
     return report_faults(faulty, len(scans))
 
 
+def _recipe_faults(recipe: Recipe, given: Given) -> list[str]:
+    wanted = given[PlanSettings]
+    return recipe.faults(
+        dim=wanted.dim,
+        ohe=wanted.ohe,
+        normalization=given[RecipeSettings].normalization,
+        spacing=wanted.spacing,
+        resample=wanted.resample,
+        crop=wanted.crop,
+    )
+
+
 def _earlier_plan(root: Path, dataset: Dataset, given: Given) -> Plan:
     """The plan of the training cases, which validation and test cases follow."""
     plan = Plan.load(root)
@@ -122,14 +133,24 @@ def _earlier_plan(root: Path, dataset: Dataset, given: Given) -> Plan:
             f"{root / PLAN_FILE} is of {plan.dataset}{' with' if plan.ohe else ' without'} --ohe, not of {dataset.name}"
             f"{' with' if given[PlanSettings].ohe else ' without'} it; preprocess both alike, or use another --results"
         )
-    wanted = given[RecipeSettings].normalization
-    if wanted is not None and any(how.scheme != stored_name(wanted) for how in plan.normalization):
-        schemes = ", ".join(how.scheme for how in plan.normalization)
-        raise PlanError(
-            f"{root / PLAN_FILE} is of --normalization {schemes}; preprocess both alike, or use another --results"
-        )
+    if others := _contradictions(plan, given):
+        raise PlanError(f"{root / PLAN_FILE} is of {' '.join(others)}; preprocess both alike, or use another --results")
     recipe_of(plan, given[RecipeSettings].own)  # one that cannot be followed is one message, not one for every case
     return plan
+
+
+def _contradictions(plan: Plan, given: Given) -> list[str]:
+    """The plan's own settings, as flags, where the command line names others; what it leaves out, the plan decides."""
+    wanted, names = given[PlanSettings], given[RecipeSettings].normalization
+    schemes = [how.scheme for how in plan.normalization]
+    asked = [stored_name(name) for name in names or schemes]
+    others = []
+    if (asked * len(schemes) if len(asked) == 1 else asked) != schemes:
+        others.append(f"--normalization {' '.join(schemes)}")
+    if wanted.spacing is not None and wanted.spacing != plan.spacing_mm:
+        others.append(f"--spacing {' '.join(f'{length:g}' for length in plan.spacing_mm)}")
+    others += ["--resample"] * (plan.resample and not wanted.resample)
+    return others + ["--crop"] * (plan.crop and not wanted.crop)
 
 
 def _new_plan(
@@ -145,6 +166,9 @@ def _new_plan(
         task=given[DatasetSettings].known_task,
         modality=given[ModalitySettings].modality,
         normalization=given[RecipeSettings].normalization,
+        spacing_mm=given[PlanSettings].spacing,
+        resample=given[PlanSettings].resample,
+        crop=given[PlanSettings].crop,
     ).with_(recipe=stored_name(given[RecipeSettings].recipe))
     sound = [entry for entry in facts if not entry.faults]
     plan, warnings = recipe.planned(plan, sound, given[PlanSettings].patch_size)
@@ -163,7 +187,8 @@ def _look(scans: Sequence[Scan], dataset: Dataset, plan: Plan | None, given: Giv
         given[ModalitySettings].modality,
         given[RecipeSettings].normalization,
     )
-    work = examine(scans, dataset, intensities=intensities, jobs=given[PreprocessSettings].jobs(len(scans)))
+    jobs = given[PreprocessSettings].jobs(len(scans))
+    work = examine(scans, dataset, intensities=intensities, jobs=jobs, crop=given[PlanSettings].crop)
     return sorted(shown(work, "Checking", len(scans), console), key=lambda entry: entry.case)
 
 

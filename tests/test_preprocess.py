@@ -73,6 +73,57 @@ def test_float16_and_ohe_in_2d(tmp_path):
     assert set(np.unique(image[1])) == {0, 1}
 
 
+def test_scans_that_come_prepared_stay_as_they_are(tmp_path, capsys):
+    write_dataset(tmp_path / "mine", Phantom(shape_dhw=(12, 16, 20), channels=2, spacing_mm=(3, 1, 1)), cases=3)
+    flags = f"--dataset {tmp_path}/mine --results {tmp_path} --n_jobs 1".split()
+    kept = [*flags, *"--no-resample --no-crop --normalize none rescale --patch_size 8 8 16".split()]
+    assert main(kept) == 0
+    folder = tmp_path / "mine_3d"
+    plan = Plan.load(folder)
+    assert [how.scheme for how in plan.normalization] == ["none", "rescale"]
+    assert (plan.resample, plan.crop, plan.patch_size) == (False, False, (8, 8, 16))
+    assert "voxels as scanned, whole scans, patch 8 x 8 x 16" in capsys.readouterr().out.replace("\n", " ")
+    image, label, geometry = draw(Phantom(shape_dhw=(12, 16, 20), channels=2, spacing_mm=(3, 1, 1)), 1)
+    stored = open_array(folder, "phantom_001", "x")
+    np.testing.assert_array_equal(stored[0], image[0])
+    low, high = image[1].min(), image[1].max()
+    np.testing.assert_allclose(stored[1], (image[1] - low) / (high - low), atol=1e-6)
+    np.testing.assert_array_equal(open_array(folder, "phantom_001", "y"), label)
+    info = read_info(folder, "phantom_001")
+    assert info.crop_box == ((0, 0, 0), geometry.shape_dhw) and info.spacing_mm == geometry.spacing_mm
+
+    assert main([*flags, "--exec_mode", "val"]) == 0  # what is not said, the plan decides
+    np.testing.assert_array_equal(open_array(folder / "val", "phantom_001", "x"), stored)
+    assert main([*flags, "--exec_mode", "val", "--normalize", "zscore", "--spacing", "1", "1", "1"]) == 1
+    assert "is of --normalization none rescale --spacing 3 1 1; preprocess both alike" in capsys.readouterr().err
+    assert main([*flags, "--normalize", "ct", "zscore", "none"]) == 1
+    assert "--normalization names 3, but scans of mine have 2 channels" in capsys.readouterr().err
+
+
+def test_a_voxel_size_of_ones_own(tmp_path, capsys):
+    write_dataset(tmp_path / "mine", SMALL, cases=2)
+    flags = f"--dataset {tmp_path}/mine --results {tmp_path} --n_jobs 1".split()
+    assert main([*flags, *"--spacing 2 1.5 1 --no-crop".split()]) == 0
+    plan = Plan.load(tmp_path / "mine_3d")
+    assert plan.spacing_mm == (2.0, 1.5, 1.0)
+    info = read_info(tmp_path / "mine_3d", "phantom_000")
+    sides_mm = np.array(info.geometry.shape_dhw) * info.geometry.spacing_mm
+    assert info.crop_box == ((0, 0, 0), info.geometry.shape_dhw)
+    np.testing.assert_allclose(info.shape_resampled, sides_mm / plan.spacing_mm, atol=0.5)
+    assert main([*flags, "--exec_mode", "val", "--no-resample"]) == 1
+    assert "is of --resample; preprocess both alike" in capsys.readouterr().err
+    for wrong, told in (
+        ("1 1 1 --no-resample", "--spacing changes nothing with --no-resample"),
+        ("1 1 1 --dim 2", "--spacing changes nothing with --dim 2"),
+        ("0 1 1", "--spacing 0.0 1.0 1.0 is not above 0"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main([*flags, "--spacing", *wrong.split()])
+        assert told in capsys.readouterr().err
+    assert main([*flags, "--recipe", "medicalnet", "--no-crop"]) == 1
+    assert "recipe medicalnet crops and resizes its own way" in capsys.readouterr().err
+
+
 def test_scans_without_labels_or_description(tmp_path, capsys):
     write_dataset(tmp_path / "all", Phantom(shape_dhw=(12, 16, 20), modality="CT"), cases=2)
     assert main(f"--dataset {tmp_path}/all/imagesTr --results {tmp_path} --n_jobs 1".split()) == 0

@@ -23,6 +23,8 @@ NORMALIZATIONS: Registry[type[Scheme]] = Registry(
     {
         "ct": "data_preprocessing.normalizations.ct:Ct",
         "zscore": "data_preprocessing.normalizations.zscore:Zscore",
+        "rescale": "data_preprocessing.normalizations.rescale:Rescale",
+        "none": "data_preprocessing.normalizations.unchanged:Unchanged",
     },
     needs=("statistics", "keeps_zero", "normalize"),
 )

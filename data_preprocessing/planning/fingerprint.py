@@ -25,7 +25,7 @@ class Facts:
         case: its name.
         faults: what makes it unusable, in words; the rest is empty then.
         spacing_mm: (D, H, W).
-        shape_cropped: of the box of non-zero voxels.
+        shape_cropped: of the box of non-zero voxels; of the whole scan where nothing is cropped.
         air: whether a share of its first channel's voxels is as low as air in a CT.
         channels: of the image.
         histogram: int64, (channels, HU): voxels at each whole value of ``HU_RANGE``, over the
@@ -41,7 +41,9 @@ class Facts:
     histogram: np.ndarray | None = None
 
 
-def examine(scans: Sequence[Scan], dataset: Dataset, *, intensities: bool, jobs: int) -> Iterator[Facts]:
+def examine(
+    scans: Sequence[Scan], dataset: Dataset, *, intensities: bool, jobs: int, crop: bool = True
+) -> Iterator[Facts]:
     """Read and check every case in ``jobs`` processes; yields in any order.
 
     Args:
@@ -49,11 +51,12 @@ def examine(scans: Sequence[Scan], dataset: Dataset, *, intensities: bool, jobs:
         dataset: what it says of itself.
         intensities: whether to count intensities too.
         jobs: processes.
+        crop: see :class:`cases.plan.Plan`.
     """
-    yield from each(partial(_examine, dataset=dataset, intensities=intensities), scans, jobs)
+    yield from each(partial(_examine, dataset=dataset, intensities=intensities, crop=crop), scans, jobs)
 
 
-def _examine(scan: Scan, dataset: Dataset, intensities: bool) -> Facts:
+def _examine(scan: Scan, dataset: Dataset, intensities: bool, crop: bool) -> Facts:
     labelled = len(dataset.labels) > 1 and scan in dataset.training
     if labelled and scan.label is None:
         return Facts(case=scan.case, faults=("dataset.json names no label file; add it",))
@@ -68,7 +71,7 @@ def _examine(scan: Scan, dataset: Dataset, intensities: bool) -> Facts:
     faults = [f"{scan.images[0]}: {fault}" for fault in of_image] + [f"{scan.label}: {fault}" for fault in of_label]
     if faults:
         return Facts(case=scan.case, faults=tuple(faults))
-    start, end = nonzero_box(image)
+    start, end = nonzero_box(image) if crop else ((0, 0, 0), geometry.shape_dhw)
     return Facts(
         case=scan.case,
         spacing_mm=geometry.spacing_mm,

@@ -11,7 +11,7 @@ import numpy as np
 
 from cases.plan import MIN_FMAP, Normalization, Plan, PlanError, halvings, is_anisotropic
 from cases.registry import stored_name
-from cases.settings import Settings, at_least, setting
+from cases.settings import Settings, above, at_least, setting
 from data_preprocessing.layouts.dataset import Dataset, DatasetError
 from data_preprocessing.normalizations import NORMALIZATIONS, PERCENTILES
 from data_preprocessing.planning.fingerprint import HU_RANGE, Facts
@@ -50,11 +50,21 @@ class PlanSettings(DimensionSettings):
         check=at_least(1),
     )
     ohe: bool = setting(False, "add a channel that is 1 where the scan is not empty")
+    spacing: tuple[float, float, float] | None = setting(
+        None, "voxel size in mm, D H W, instead of the dataset's median or the task's constant", check=above(0)
+    )
+    resample: bool = setting(True, "bring all scans to one voxel size; --no-resample keeps each scan's own")
+    crop: bool = setting(True, "cut away the border of zeros; --no-crop keeps whole scans")
 
     def faults(self) -> list[str]:
-        if self.patch_size is None or len(self.patch_size) == self.dim:
-            return []
-        return [f"--patch_size {self.patch_size} is not {self.dim} sides above 0, as --dim {self.dim} asks for"]
+        faults = []
+        if self.patch_size is not None and len(self.patch_size) != self.dim:
+            faults.append(
+                f"--patch_size {self.patch_size} is not {self.dim} sides above 0, as --dim {self.dim} asks for"
+            )
+        if self.spacing is not None and (self.dim == 2 or not self.resample):
+            faults.append(f"--spacing changes nothing with {'--dim 2' if self.dim == 2 else '--no-resample'}")
+        return faults
 
 
 def make_plan(
@@ -66,7 +76,10 @@ def make_plan(
     ohe: bool,
     task: Task | None = None,
     modality: Modality | None = None,
-    normalization: str | None = None,
+    normalization: Sequence[str] | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+    resample: bool = True,
+    crop: bool = True,
 ) -> Plan:
     """The plan of a dataset from its sound cases, and from the constants of a known task.
 
@@ -78,7 +91,10 @@ def make_plan(
         ohe: whether cases get a channel of their non-zero voxels.
         task: constants, where there are some.
         modality: of the channels, where the dataset does not name them; None: as :func:`looks_like`.
-        normalization: of all channels, a name in ``NORMALIZATIONS`` or an own one; None: as :func:`usual_scheme`.
+        normalization: of all channels or of each, names in ``NORMALIZATIONS`` or own ones; None: as
+            :func:`usual_scheme`.
+        spacing_mm: (D, H, W); None: the task's, or as :func:`target_spacing`.
+        resample, crop: see :class:`Plan`.
 
     Raises:
         DatasetError: if no case is sound, or cases differ in their channels.
@@ -91,10 +107,11 @@ def make_plan(
             f"{dataset.name}: some scans have {sound[0].channels} channels, others not; write a dataset.json"
         )
     channels = dataset.channels or (modality or looks_like(sound),) * sound[0].channels
-    spacing_mm = task.spacing_mm if task else target_spacing([entry.spacing_mm for entry in sound])
+    if spacing_mm is None:
+        spacing_mm = task.spacing_mm if task and resample else target_spacing([entry.spacing_mm for entry in sound])
+    names = _scheme_names(dataset.name, channels, normalization)
     schemes, source = [], "constants"
-    for index, channel in enumerate(channels):
-        chosen = normalization or usual_scheme(channel)
+    for index, chosen in enumerate(names):
         scheme = stored_name(chosen)
         if not NORMALIZATIONS.get(chosen).statistics:
             schemes.append(Normalization(scheme=scheme))
@@ -103,7 +120,11 @@ def make_plan(
         else:
             schemes.append(_statistics(sound, index, dataset.name, scheme))
             source = "foreground" if len(dataset.labels) > 1 else "not air"
-    patch: tuple[int, ...] | None = (task.patch_3d if dim == 3 else task.patch_2d) if task else None
+    patch: tuple[int, ...] | None = None
+    if task and dim == 2:
+        patch = task.patch_2d
+    elif task and resample and spacing_mm == task.spacing_mm:  # which the patch was made for
+        patch = task.patch_3d
     return Plan(
         name=name,
         dataset=dataset.name,
@@ -111,12 +132,26 @@ def make_plan(
         channels=channels,
         labels=dataset.labels,
         spacing_mm=spacing_mm,
-        patch_size=patch or patch_size(sound, spacing_mm, dim),
+        patch_size=patch or patch_size(sound, spacing_mm, dim, resample=resample),
         normalization=tuple(schemes),
         ohe=ohe,
+        resample=resample,
+        crop=crop,
         mirror_axes=tuple(range(dim)) if task is None or task.mirror else (),
         intensities_from=source,
     )
+
+
+def _scheme_names(dataset: str, channels: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    """The normalisation of each channel. Raises DatasetError where another number of them was given."""
+    if wanted is None:
+        return [usual_scheme(channel) for channel in channels]
+    if len(wanted) not in (1, len(channels)):
+        raise DatasetError(
+            f"--normalization names {len(wanted)}, but scans of {dataset} have {len(channels)} channels: "
+            f"{', '.join(channels)}"
+        )
+    return list(wanted) * (len(channels) if len(wanted) == 1 else 1)
 
 
 def usual_scheme(channel: str) -> str:
@@ -124,12 +159,14 @@ def usual_scheme(channel: str) -> str:
     return "ct" if channel.upper() == "CT" else "zscore"
 
 
-def needs_statistics(dataset: Dataset, task: Task | None, modality: Modality | None, normalization: str | None) -> bool:
+def needs_statistics(
+    dataset: Dataset, task: Task | None, modality: Modality | None, normalization: Sequence[str] | None
+) -> bool:
     """Whether :func:`make_plan`, of the same arguments, may want intensities to be counted."""
     if task is not None and task.ct is not None:
         return False
     channels = dataset.channels or (modality or "CT",)  # CT until the scans have been looked at
-    return any(NORMALIZATIONS.get(normalization or usual_scheme(channel)).statistics for channel in channels)
+    return any(NORMALIZATIONS.get(name).statistics for name in normalization or map(usual_scheme, channels))
 
 
 def looks_like(facts: Sequence[Facts]) -> Modality:
@@ -162,7 +199,9 @@ def _statistics(facts: Sequence[Facts], channel: int, name: str, scheme: str) ->
     return Normalization(scheme=scheme, lower=lower, upper=upper, mean=mean, std=std or 1.0)
 
 
-def patch_size(facts: Sequence[Facts], spacing_mm: Sequence[float], dim: Literal[2, 3]) -> tuple[int, ...]:
+def patch_size(
+    facts: Sequence[Facts], spacing_mm: Sequence[float], dim: Literal[2, 3], *, resample: bool = True
+) -> tuple[int, ...]:
     """A patch that holds the median case, or as much of it as ``BUDGET_3D`` (``SIDE_2D`` a side) allows.
 
     Sides are multiples of what a U-Net can halve, feature maps keeping at least ``MIN_FMAP`` voxels.
@@ -171,7 +210,9 @@ def patch_size(facts: Sequence[Facts], spacing_mm: Sequence[float], dim: Literal
     if dim == 2:
         median = np.median([entry.shape_cropped[1:] for entry in facts], axis=0)
         return tuple(_halvable(min(side, SIDE_2D)) for side in median)
-    shapes = [resampled_shape(entry.shape_cropped, entry.spacing_mm, spacing_mm) for entry in facts]
+    shapes = [entry.shape_cropped for entry in facts]
+    if resample:
+        shapes = [resampled_shape(entry.shape_cropped, entry.spacing_mm, spacing_mm) for entry in facts]
     median = np.median(shapes, axis=0)
     sides = median.copy()
     cube = float(max(median * spacing_mm))

@@ -39,16 +39,19 @@ class RecipeSettings(Settings):
         "depth first; or an own one as module:object or file.py:object",
         variants=RECIPES,
     )
-    normalization: str | None = setting(
+    normalization: tuple[str, ...] | None = setting(
         None,
-        "of all channels: ct, zscore, or an own one as module:object or file.py:object; None: ct for CT, else zscore",
+        "of all channels, or one for each: ct, by the dataset's Hounsfield units; zscore, by the scan's mean and "
+        "deviation; rescale, to 0..1; none; or an own one as module:object or file.py:object. None: ct for CT, else "
+        "zscore",
+        flags=("--normalize",),
         variants=NORMALIZATIONS,
     )
 
     @property
     def own(self) -> tuple[str, ...]:
         """Own objects that it names, from any working directory."""
-        return own_names(self.recipe, self.normalization)
+        return own_names(self.recipe, *self.normalization or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +63,18 @@ class OwnSettings(Settings):
     recipe: str | None = setting(
         None, "the own recipe that the plan names, as file.py:object", variants=RECIPES, kept=False
     )
-    normalization: str | None = setting(
-        None, "the own normalisation that the plan names, as file.py:object", variants=NORMALIZATIONS, kept=False
+    normalization: tuple[str, ...] | None = setting(
+        None,
+        "the own normalisations that the plan names, as file.py:object",
+        flags=("--normalize",),
+        variants=NORMALIZATIONS,
+        kept=False,
     )
 
     @property
     def own(self) -> tuple[str, ...]:
         """Own objects that it names, from any working directory."""
-        return own_names(self.recipe, self.normalization)
+        return own_names(self.recipe, *self.normalization or ())
 
 
 def own_names(*names: str | None) -> tuple[str, ...]:
@@ -87,7 +94,7 @@ def recipe_of(plan: Plan, own: Sequence[str] = ()) -> Recipe:
         RegistryError: for a name that is in no table.
     """
     recipe: Recipe = RECIPES.make(RECIPES.stored(plan.recipe, own))
-    if faults := recipe.faults(dim=plan.dim, ohe=plan.ohe):
+    if faults := recipe.faults(dim=plan.dim, ohe=plan.ohe, resample=plan.resample, crop=plan.crop):
         raise PlanError("plan: " + "; ".join(faults))
     for how in plan.normalization:
         scheme_of(how, own)

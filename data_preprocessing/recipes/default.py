@@ -24,15 +24,16 @@ class Default(Recipe):
         how = ", ".join(f"{c} {n.scheme}" for c, n in zip(plan.channels, plan.normalization, strict=True))
         counted = any(n.mean is not None for n in plan.normalization)
         source = f" (from voxels: {plan.intensities_from})" if counted else ""
-        voxels = f"voxels {spacing} mm" if plan.dim == 3 else "voxels as scanned"
-        return f"{voxels}, patch {patch}, {plan.n_class} classes, {how}{source}"
+        voxels = f"voxels {spacing} mm" if _resamples(plan) else "voxels as scanned"
+        whole = "" if plan.crop else ", whole scans"
+        return f"{voxels}{whole}, patch {patch}, {plan.n_class} classes, {how}{source}"
 
     def prepare(self, scan: RawScan, plan: Plan, *, train: bool) -> PreparedCase:
         """See :class:`Recipe`; padded with zeros for training, so that no side is below the patch's."""
         spacing = scan.geometry.spacing_mm
-        box = nonzero_box(scan.image_cdhw)
+        box = nonzero_box(scan.image_cdhw) if plan.crop else ((0, 0, 0), scan.geometry.shape_dhw)
         cropped = crop(scan.image_cdhw, box)
-        spacing_mm = plan.spacing_mm if plan.dim == 3 else spacing
+        spacing_mm = plan.spacing_mm if _resamples(plan) else spacing
         shape = resampled_shape(cropped.shape[1:], spacing, spacing_mm)
         axis = anisotropic_axis(spacing, spacing_mm)
         least = (1, 1, 1) if not train else (1, *plan.patch_size)[-3:]
@@ -55,6 +56,10 @@ class Default(Recipe):
             spacing_mm=spacing_mm,
             intensity=intensity,
         )
+
+
+def _resamples(plan: Plan) -> bool:
+    return plan.dim == 3 and plan.resample
 
 
 def _normalized(

@@ -33,10 +33,21 @@ class MedicalNet(Recipe):
 
     depth_first = True
 
-    def faults(self, *, dim: int, ohe: bool, normalization: str | None = None) -> list[str]:
+    def faults(
+        self,
+        *,
+        dim: int,
+        ohe: bool,
+        normalization: Sequence[str] | None = None,
+        spacing: Sequence[float] | None = None,
+        resample: bool = True,
+        crop: bool = True,
+    ) -> list[str]:
         """See :class:`Recipe`."""
         faults = [] if dim == 3 and not ohe else ["recipe medicalnet is for --dim 3 without --ohe"]
-        return faults + ["recipe medicalnet has its own normalisation"] * (normalization is not None)
+        faults += ["recipe medicalnet has its own normalisation"] * (normalization is not None)
+        own_grid = spacing is not None or not resample or not crop
+        return faults + ["recipe medicalnet crops and resizes its own way"] * own_grid
 
     def planned(self, plan: Plan, facts: Sequence[Facts], patch_size: tuple[int, ...] | None) -> tuple[Plan, list[str]]:
         """See :class:`Recipe`: no constants; the voxel size is the median after the resizing."""

@@ -74,7 +74,16 @@ class Recipe:
 
     depth_first: ClassVar[bool] = False
 
-    def faults(self, *, dim: int, ohe: bool, normalization: str | None = None) -> list[str]:
+    def faults(
+        self,
+        *,
+        dim: int,
+        ohe: bool,
+        normalization: Sequence[str] | None = None,
+        spacing: Sequence[float] | None = None,
+        resample: bool = True,
+        crop: bool = True,
+    ) -> list[str]:
         """What of a plan's settings it does not do, in words; see ``PlanSettings`` and ``RecipeSettings``."""
         return []
 

@@ -35,7 +35,19 @@ def test_mri_is_scaled_by_its_own_voxels_that_are_not_zero():
     )
 
 
+def test_scans_that_come_normalised_are_rescaled_or_left_alone():
+    image = scan()
+    out, intensity = normalize(image, Normalization(scheme="rescale"))
+    assert (out.min(), out.max()) == (0, pytest.approx(1, abs=1e-6))
+    assert np.allclose(out * np.float32(intensity.scale) + np.float32(intensity.shift), image, atol=1e-3)
+    out, intensity = normalize(image, Normalization(scheme="none"))
+    np.testing.assert_array_equal(out, image)
+    assert out is not image and (intensity.shift, intensity.scale) == (0, 1)
+    assert (intensity.low, intensity.high) == pytest.approx(np.percentile(image, (0.5, 99.5)))
+
+
 def test_flat_channels_stay_finite():
+    assert not normalize(np.full((2, 3, 4), 5, np.float32), Normalization(scheme="rescale"))[0].any()
     assert normalize(np.full((2, 3, 4), 5, np.float32), MRI)[0].max() == 0
     assert stored_range(np.zeros((2, 3, 4), np.float32), keeps_zero=True) == (0.0, 0.0)
 

@@ -87,6 +87,7 @@ def test_intensities_are_counted_only_where_the_plan_will_need_them(tmp_path):
     write_dataset(tmp_path, Phantom(shape_dhw=(12, 16, 20)), cases=1)
     named, unnamed = read_dataset(tmp_path), read_dataset(tmp_path / "imagesTr")
     assert not needs_statistics(named, None, None, None)
-    assert needs_statistics(named, None, None, "ct")
+    assert needs_statistics(named, None, None, ("ct",))
+    assert not needs_statistics(unnamed, None, None, ("none", "rescale"))
     assert needs_statistics(unnamed, None, None, None) and not needs_statistics(unnamed, None, "MRI", None)
     assert not needs_statistics(unnamed, TASKS["09"], "CT", None)
