@@ -235,7 +235,7 @@ def topology(
         depth: the most down-samplings.
         min_fmap: smallest side of a feature map.
         filters: channels of each stage; None for 32, 64, 128, 256, then 320 (3D) or 512 (2D).
-        more_chn: 64, 96, 128, 192, 256, 384, 512 instead.
+        more_chn: 64, 96, 128, 192, 256, 384, 512, 768, 1024 instead.
 
     Raises:
         PlanError: if ``filters`` has fewer entries than there are stages.
@@ -259,7 +259,7 @@ def topology(
     kernels = [*kernels[: len(strides) - 1], (3,) * dim]  # the bottleneck always sees all axes
 
     if filters is None and more_chn:
-        filters = (64, 96, 128, 192, 256, 384, 512)
+        filters = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
     if filters is None:
         filters = [min(32 * 2**i, 320 if dim == 3 else 512) for i in range(len(strides))]
     if len(filters) < len(strides):

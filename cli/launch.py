@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -31,11 +32,15 @@ def switches(settings: object, names: Sequence[str]) -> list[str]:
     return [f"--{name}" for name in names if getattr(settings, name)]
 
 
-def launch(arguments: Sequence[str], program: Path = MAIN) -> int:
-    """Print and run a program with these arguments; its exit status is returned, 130 for an interruption."""
+def launch(arguments: Sequence[str], program: Path = MAIN, *, environment: Mapping[str, str] | None = None) -> int:
+    """Print and run a program with these arguments; its exit status is returned, 130 for an interruption.
+
+    ``environment`` holds variables that the process gets besides those of this one.
+    """
     command = [sys.executable, str(program), *arguments]
-    print(shlex.join(command), flush=True)
+    more = dict(environment or {})
+    print(shlex.join([*(f"{name}={value}" for name, value in more.items()), *command]), flush=True)
     try:
-        return subprocess.run(command, check=False).returncode
+        return subprocess.run(command, check=False, env={**os.environ, **more}).returncode
     except KeyboardInterrupt:  # the program got it too and has said so
         return 130

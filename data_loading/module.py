@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,6 +26,7 @@ from data_loading.sources.reader import CaseReader
 from data_loading.sources.sampling import PatchSampler, PlaceSettings
 from data_loading.volumes import VolumeLoader
 
+SLICES_AT_ONCE, VOLUMES_AT_ONCE = 64, 4  # of a 2D batch, as in NVIDIA's nnU-Net
 Loader = TypeVar("Loader", bound=PatchLoader)
 
 
@@ -35,7 +36,7 @@ class BatchSettings(Settings):
 
     error = LoaderError
 
-    batch_size: int = setting(2, "training patches per GPU", check=at_least(1))
+    batch_size: int = setting(2, "training patches per GPU; --dim 2: 64 slices", check=at_least(1))
     num_workers: int = setting(
         8,
         "reading processes per rank, at most one per core; 0 reads in the main process",
@@ -43,6 +44,12 @@ class BatchSettings(Settings):
         kept=False,
     )
     seed: int = setting(1, "seed of weights, patches and augmentation", check=at_least(0))
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A 2D batch of neighbouring slices is of 64."""
+        slices = given.get("dim") == 2 and given.get("data2d_dim", 3) == 3
+        return {"batch_size": SLICES_AT_ONCE} if slices and "batch_size" not in given else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,17 @@ class SliceSettings(Settings):
     data2d_dim: Literal[2, 3] = setting(
         3, "2D batches: 3 takes neighbouring slices of --nvol volumes, 2 takes single slices"
     )
-    nvol: int = setting(4, "volumes in a 2D batch", check=at_least(1))
+    nvol: int = setting(
+        VOLUMES_AT_ONCE, "volumes in a 2D batch; not given: at most 4 that share it evenly", check=at_least(1)
+    )
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """As many volumes as share the batch evenly."""
+        batch = given.get("batch_size")
+        if given.get("dim") != 2 or "nvol" in given or not isinstance(batch, int) or batch < 1:
+            return {}
+        return {"nvol": max(n for n in range(1, VOLUMES_AT_ONCE + 1) if batch % n == 0)}
 
 
 PLACES, SLICES = PlaceSettings(), SliceSettings()  # their defaults

@@ -56,7 +56,7 @@ class NetworkSettings(Settings):
     )
     negative_slope: float = setting(0.01, "slope of LeakyReLU below 0", check=at_least(0))
     res_block: bool = setting(False, "residual blocks in the encoder; the decoder stays plain")
-    more_chn: bool = setting(False, "64, 96, 128, 192, 256, 384, 512 channels, in the encoder and the decoder")
+    more_chn: bool = setting(False, "64, 96, 128, 192, 256, 384, 512, ... channels, in the encoder and the decoder")
     layout: Literal["NCDHW", "NDHWC"] = setting(
         "NCDHW", "memory layout of activations; NDHWC is channels-last, faster in mixed precision", kept=False
     )

@@ -242,3 +242,19 @@ def test_no_two_groups_of_a_mode_share_a_flag(mode: Mode) -> None:
 def test_sync_batchnorm_is_read_by_every_training() -> None:
     for argv in ("", "--exec_mode pretrain", "--kind classification --labels_csv a"):
         assert values_of(*argv.split(), "--sync_batchnorm")["sync_batchnorm"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "batch_size", "nvol"),
+    [
+        ("", 2, 4),
+        ("--dim 2", 64, 4),
+        ("--dim 2 --batch_size 6", 6, 3),
+        ("--dim 2 --batch_size 7", 7, 1),
+        ("--dim 2 --nvol 8", 64, 8),
+        ("--dim 2 --data2d_dim 2", 2, 4),
+    ],
+)
+def test_a_2d_batch_is_shared_evenly_by_its_volumes(flags: str, batch_size: int, nvol: int) -> None:
+    values = values_of("--exec_mode", "train", *flags.split())
+    assert (values["batch_size"], values["nvol"]) == (batch_size, nvol)

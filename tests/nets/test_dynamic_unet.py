@@ -90,6 +90,10 @@ def test_more_channels_and_biases():
     assert not [name for name, _ in net.named_parameters() if name.endswith("bias") and ".norm." not in name]
 
 
+def test_more_channels_reach_as_deep_as_any_patch():
+    assert topology((512, 512), (1.0, 1.0), depth=7, more_chn=True).filters == (64, 96, 128, 192, 256, 384, 512, 768)
+
+
 class HalfResolutionEncoder(torch.nn.Module):
     """As a ResNet begins: the first stage at half resolution."""
 

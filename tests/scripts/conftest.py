@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from cli import launch
 from cli.modes import parse_main
 
 Runs = list[list[str]]
+GPUS = ("CUDA_VISIBLE_DEVICES",)  # what a script may set for main.py
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -23,8 +25,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Commands that would have run; each ends with status 3."""
     commands: Runs = []
 
-    def run(command: list[str], check: bool) -> SimpleNamespace:
+    def run(command: list[str], check: bool, env: dict[str, str]) -> SimpleNamespace:
         assert not check
+        assert env.items() >= {name: value for name, value in os.environ.items() if name not in GPUS}.items()
         commands.append(command)
         return SimpleNamespace(returncode=3)
 

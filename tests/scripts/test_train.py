@@ -33,6 +33,17 @@ def test_published_settings_on_several_gpus_in_2d(runs: Runs, accepted: Read) ->
     assert settings.logname == "a.json"
 
 
+def test_gpus_by_their_numbers(runs: Runs, accepted: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(["--fold", "0", "--dim", "3", "--gpu_id", "3", "1"])
+    settings = accepted(runs[0])
+    assert (settings.gpus, settings.epochs) == (2, 600)
+    assert capsys.readouterr().out.startswith("CUDA_VISIBLE_DEVICES=3,1 ")
+    for wrong, told in ((["1", "1"], "names a GPU twice"), (["0", "--gpus", "2"], "--gpus 2 against 1 numbers")):
+        with pytest.raises(SystemExit, match="2"):
+            train.main(["--fold", "0", "--dim", "3", "--gpu_id", *wrong])
+        assert told in capsys.readouterr().err
+
+
 def test_flags_after_the_dashes_win(runs: Runs, accepted: Read) -> None:
     train.main(["--fold", "0", "--dim", "3", "--", "--epochs", "7", "--filters", "16", "32", "--no-deep_supervision"])
     settings = accepted(runs[0])
