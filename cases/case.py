@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cases.files import save_array, whole_file
 from cases.volumes.geometry import Geometry
 
 CASE_VERSION = 1
+OTHER_FILES = ("plan", "dataset", "splits")  # <name>.json of a folder that are no cases
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
@@ -111,8 +112,17 @@ def write_case(
 
 def list_cases(folder: Path) -> list[str]:
     """Sorted names of the whole cases in a folder."""
-    skip = {"plan", "dataset", "splits"}
-    return sorted(path.stem for path in Path(folder).glob("*.json") if path.stem not in skip)
+    return sorted(path.stem for path in Path(folder).glob("*.json") if path.stem not in OTHER_FILES)
+
+
+def name_faults(cases: Iterable[str]) -> dict[str, str]:
+    """Cases whose files would be taken for other ones, and why, in words with a remedy."""
+    names = set(cases)
+    faults = {name: f"{name}.json is the folder's own file, not a case's" for name in names.intersection(OTHER_FILES)}
+    for name in names:
+        if f"{name}_orig" in names:
+            faults[f"{name}_orig"] = f"its label's file would be {name}_orig_y.npy, which is {name}'s"
+    return {name: f"{fault}; rename the case" for name, fault in faults.items()}
 
 
 def read_info(folder: Path, case: str) -> CaseInfo:

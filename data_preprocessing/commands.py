@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from joblib import cpu_count
 from rich.console import Console
 
-from cases.case import list_cases
+from cases.case import list_cases, name_faults
 from cases.plan import PLAN_FILE, Plan, PlanError
 from cases.registry import stored_name
 from cases.settings import Given, Settings, setting
@@ -45,7 +45,7 @@ class PreprocessSettings(Settings):
 
     def jobs(self, scans: int) -> int:
         """Processes for so many scans."""
-        return min(cpu_count() if self.n_jobs == -1 else self.n_jobs, scans)
+        return max(1, min(cpu_count() if self.n_jobs == -1 else self.n_jobs, scans))
 
 
 GROUPS: tuple[type[Settings], ...] = (
@@ -85,12 +85,15 @@ def preprocess(given: Given, part: Part) -> int:
     training = part == "training"
     target = root if training else root / part
     scans = dataset.test if part == "test" else dataset.training
+    misnamed = name_faults(scan.case for scan in scans)
+    named = [scan for scan in scans if scan.case not in misnamed]
     if not scans:
         raise DatasetError(f"{folder} has no scans for --exec_mode {part}")
 
     plan = None if training or not (root / PLAN_FILE).is_file() else _earlier_plan(root, dataset, given)
-    facts = _look(scans, dataset, plan, given, console)
-    faulty = {entry.case: list(entry.faults) for entry in facts if entry.faults}
+    facts = _look(named, dataset, plan, given, console)
+    faulty = {case: [fault] for case, fault in misnamed.items()}
+    faulty |= {entry.case: list(entry.faults) for entry in facts if entry.faults}
     if len(faulty) == len(scans):
         return report_faults(faulty, len(scans))
     if plan is None:

@@ -185,6 +185,27 @@ def spoil(folder):
     (images / "phantom_005.nii.gz").unlink()
 
 
+def test_names_whose_files_would_be_others_are_refused(tmp_path, capsys):
+    write_dataset(tmp_path / "mine", SMALL, cases=4)
+    names = {"phantom_001": "phantom_000_orig", "phantom_002": "plan"}
+    for folder in ("imagesTr", "labelsTr"):
+        for old, new in names.items():
+            (tmp_path / "mine" / folder / f"{old}.nii.gz").rename(tmp_path / "mine" / folder / f"{new}.nii.gz")
+    text = (tmp_path / "mine" / "dataset.json").read_text()
+    for old, new in names.items():
+        text = text.replace(f"{old}.nii.gz", f"{new}.nii.gz")
+    (tmp_path / "mine" / "dataset.json").write_text(text)
+    assert main(f"--dataset {tmp_path}/mine --results {tmp_path} --n_jobs 1".split()) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 2 of 4 cases cannot be used:",
+        "  phantom_000_orig: its label's file would be phantom_000_orig_y.npy, which is phantom_000's; rename the case",
+        "  plan: plan.json is the folder's own file, not a case's; rename the case",
+    ]
+    folder = tmp_path / "mine_3d"
+    assert list_cases(folder) == ["phantom_000", "phantom_003"] and Plan.load(folder).dataset == "mine"
+    assert open_array(folder, "phantom_000", "orig_y").shape[1:] == read_info(folder, "phantom_000").shape_cropped
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_every_bad_case_is_listed_at_once_and_the_good_ones_are_done(tmp_path, capsys, n_jobs):
     spoil(tmp_path / "mine")
