@@ -87,7 +87,7 @@ def score_pair(pair: Pair, names: Sequence[str], tolerance_mm: float) -> Scored:
         if names and highest >= len(names):
             odd = pair.prediction if prediction.max() >= len(names) else pair.label
             raise EvaluationError(f"{odd} holds class {highest}; the dataset's classes are 0 to {len(names) - 1}")
-        n_class = len(names) or highest + 1
+        n_class = len(names) or max(highest, 1) + 1  # two empty maps say nothing of one class
         scores = score_case(prediction, label, geometry.spacing_mm, n_class=n_class, tolerance_mm=tolerance_mm)
     except (ValueError, OSError) as error:
         return Scored(pair=pair, fault=str(error))

@@ -177,3 +177,21 @@ def test_empty_and_missing_folders_are_named(folders, tmp_path):
         run(preds, labels)
     with pytest.raises(EvaluationError, match="is not a folder"):
         run(preds, tmp_path / "nowhere")
+
+
+def test_a_healthy_patient_costs_nobody_the_scores(tmp_path, capsys):
+    preds, labels = tmp_path / "preds", tmp_path / "labels"  # without a dataset.json
+    preds.mkdir()
+    labels.mkdir()
+    empty = np.zeros((12, 16, 20), np.uint8)
+    for case, found in (("ill", label_map()), ("well", empty)):
+        write_volume(labels / f"{case}.nii.gz", found, GEOMETRY)
+        write_volume(preds / f"{case}.nii.gz", found, GEOMETRY)
+    assert run(preds, labels) == 0
+    report = json.loads((preds / "metrics.json").read_text())
+    assert report["classes"]["class 1"]["dice"] == {"mean": 1, "std": 0, "cases": 1}
+    assert report["cases"]["well"]["class 1"]["dice"] is None
+    (labels / "ill.nii.gz").unlink()
+    (preds / "ill.nii.gz").unlink()
+    assert run(preds, labels) == 0
+    assert json.loads((preds / "metrics.json").read_text())["mean"]["dice"] == {"mean": None, "std": None, "cases": 0}
