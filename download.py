@@ -1,4 +1,4 @@
-"""Download Decathlon tasks and published weights. ``--list`` shows them all."""
+"""Download Decathlon tasks, other data sets and published weights. ``--list`` shows them all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from cli.download import DownloadSettings, download
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 where what was asked for is in place."""
-    settings = parse((DownloadSettings,), argv, "Download Decathlon tasks and published weights.")[DownloadSettings]
+    settings = parse((DownloadSettings,), argv, "Download Decathlon tasks, other data sets and published weights.")[
+        DownloadSettings
+    ]
     try:
         download(settings)
     except KeyboardInterrupt:

@@ -6,8 +6,10 @@ import hashlib
 import ipaddress
 import re
 import shutil
+import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -74,6 +76,16 @@ def fetch(url: str, target: Path, *, on_progress: Progress, room: float = 1.0) -
             f"{url}: the connection ended at {done} of {total} bytes; run the same command again to continue"
         )
     part.replace(target)
+
+
+def size_of(url: str) -> int | None:
+    """Bytes of a file on a server, as it tells them; None where it does not, or cannot be asked."""
+    check_address(url)
+    try:
+        with _open(url, 0) as response:
+            return _length(response)
+    except (URLError, HTTPException, TimeoutError, ConnectionError):
+        return None
 
 
 def fetch_with_bar(url: str, target: Path, room: float = 1.0) -> None:
@@ -169,6 +181,41 @@ def extract(archive: Path, folder: Path, top: str) -> Path:
     return target
 
 
+def unzip(archive: Path, folder: Path) -> None:
+    """Unpack a zip into ``folder``, whole or not at all; what lies there under the same names is replaced.
+
+    Raises:
+        FetchError: for members outside the folder and links, for a damaged archive, and where the disk is too small.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / f".{archive.name}.unpacking"
+    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for member in members.infolist():
+                _check_zipped(member, archive)
+            require_space(folder, sum(member.file_size for member in members.infolist()))
+            members.extractall(work)  # which compares the checksums
+        for found in sorted(work.rglob("*")):
+            if found.is_file():
+                target = folder / found.relative_to(work)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                found.replace(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise FetchError(f"{archive} cannot be unpacked ({error}); delete it and fetch it again") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_zipped(member: zipfile.ZipInfo, archive: Path) -> None:
+    name = PurePosixPath(member.filename)
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if name.is_absolute() or ".." in name.parts or "\\" in member.filename:
+        raise FetchError(f"{archive}: member {member.filename!r} lies outside; the archive is not to be trusted")
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise FetchError(f"{archive}: member {member.filename!r} is a link or a device; it is not to be trusted")
+
+
 def _check_member(member: tarfile.TarInfo, top: str, archive: Path) -> None:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or (name.parts and name.parts[0] != top):
@@ -209,15 +256,20 @@ def _open(url: str, held: int) -> Any:
 
 def _offset_and_total(response: HTTPResponse, held: int, url: str) -> tuple[int, int | None]:
     """Where the body belongs in the file, and the file's size; a server without Range sends it all again."""
-    length = response.headers.get("Content-Length")
     if response.status != 206:
-        return 0, int(length) if length else None
+        return 0, _length(response)
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
     if match is None or int(match[1]) != held:
         raise FetchError(
             f"{url}: the server sends another range than bytes {held}-; delete the .part file and run again"
         )
     return held, int(match[2])
+
+
+def _length(response: HTTPResponse) -> int | None:
+    """What the server says of the body's length; None where it says nothing that could be one."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if re.fullmatch(r"\d{1,18}", length) else None
 
 
 def _copy(response: HTTPResponse, stream: IO[bytes], done: int) -> Iterator[int]:

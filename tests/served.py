@@ -6,6 +6,7 @@ import contextlib
 import io
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ class Server:
     ranges: bool = True
     status: int | None = None
     redirect: str | None = None
+    length: str | None = None  # instead of the true one
     asked: list[str | None] = field(default_factory=list)
 
 
@@ -52,7 +54,7 @@ def served() -> Iterator[Server]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", state.length or str(len(body) - start))
             self.end_headers()
             with contextlib.suppress(ConnectionError):  # a client that refuses hangs up
                 self.wfile.write(body[start : state.cut_at])
@@ -79,4 +81,13 @@ def tar_of(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def zip_of(members: dict[str, bytes | tuple[zipfile.ZipInfo, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info, body = content if isinstance(content, tuple) else (zipfile.ZipInfo(name), content)
+            archive.writestr(info, body)
     return stream.getvalue()

@@ -12,9 +12,10 @@ import torch
 
 import download
 from data_preprocessing.planning.tasks import TASKS
+from data_preprocessing.published_data import published_data
 from nets.weights.published_files import published_files
 from runtime.fetch import digest
-from tests.served import Server, served, tar_of
+from tests.served import Server, served, tar_of, zip_of
 
 
 @pytest.fixture
@@ -66,7 +67,31 @@ def test_weights_behind_a_browser_link(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"{target} is already there" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--task", "11"), ("--weights", "resnet")])
+def test_data_from_server_to_folder(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(9):
+        server.files[f"subset{number}.zip"] = zip_of(
+            {f"subset{number}/a.mhd": b"NDims = 3", f"subset{number}/a.raw": b"x"}
+        )
+    command = ["--dataset", "luna16", "--results", str(tmp_path), "--mirror", server.address]
+    assert download.main(command) == 1
+    assert "subset9.zip: the server answers 404" in capsys.readouterr().err
+    server.files["subset9.zip"] = zip_of({"subset9/b.mhd": b"NDims = 3"})
+    asked = len(server.asked)
+    assert download.main(command) == 0
+    assert len(server.asked) == asked + 1  # the others are there
+    out = capsys.readouterr().out
+    assert "subset8.zip is already unpacked" in out and "LUNA16 is ready: subset0 to subset9" in out
+    assert (tmp_path / "LUNA16" / "subset3" / "a.mhd").read_bytes() == b"NDims = 3"
+    assert not list((tmp_path / "LUNA16").glob("*.zip"))
+
+
+def test_data_behind_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert download.main(["--dataset", "mrbrains18", "--results", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "open https://mrbrains18.isi.uu.nl/data/" in told and f"put it at {tmp_path / 'MRBrainS18'}" in told
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--task", "11"), ("--weights", "resnet"), ("--dataset", "luna")])
 def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str) -> None:
     assert download.main([flag, value, "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith(f"error: {flag} {value}")
@@ -89,3 +114,18 @@ def test_list_names_every_task_and_weight(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"--task {number:02d}" in printed for number in range(1, 11))
     assert all(f"--weights {name} " in printed for name in published_files())
     assert len(published_files()) == 15
+    assert all(f"--dataset {name} " in printed for name in published_data())
+
+
+def test_the_list_tells_sizes_that_servers_tell(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["Task04_Hippocampus.tar"] = bytes(2_500_000)
+    monkeypatch.setattr("cli.download.DECATHLON", server.address)
+    monkeypatch.setattr("cli.download.published_data", dict)
+    monkeypatch.setattr("cli.download.published_files", dict)
+    assert download.main(["--list", "--sizes"]) == 0
+    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "--task" in line}
+    assert "2.5 MB" in rows["--task 04"] and "MB" not in rows["--task 01"]
+    with pytest.raises(SystemExit, match="2"):
+        download.main(["--task", "04", "--sizes"])

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from runtime.fetch import FetchError, check_address, check_md5, checkpoint_format, digest, extract, fetch
-from tests.served import Server, served, tar_of
+from runtime.fetch import (
+    FetchError,
+    check_address,
+    check_md5,
+    checkpoint_format,
+    digest,
+    extract,
+    fetch,
+    size_of,
+    unzip,
+)
+from tests.served import Server, served, tar_of, zip_of
 
 CONTENT = np.random.default_rng(3).bytes(3_000_000)
 
@@ -185,3 +198,46 @@ def test_checkpoint_formats(tmp_path: Path) -> None:
     for name in ("damaged.pt", "page.pt"):
         with pytest.raises(FetchError, match=f"{name} holds no weights"):
             checkpoint_format(tmp_path / name)
+
+
+def link_to(target: str) -> tuple[zipfile.ZipInfo, bytes]:
+    info = zipfile.ZipInfo("data/link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, target.encode()
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"good": b"1", "../evil": b"2"}, "lies outside"),
+        ({"/evil": b"2"}, "lies outside"),
+        ({"a\\..\\evil": b"2"}, "lies outside"),
+        ({"good": b"1", "data/link": link_to("/etc/passwd")}, "is a link or a device"),
+    ],
+)
+def test_evil_zips_leave_nothing_behind(tmp_path: Path, members: dict[str, Any], message: str) -> None:
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zip_of(members))
+    with pytest.raises(FetchError, match=message):
+        unzip(archive, tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip"]
+
+
+def test_a_damaged_zip_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    whole = bytearray(zip_of({"a/b.npy": bytes(range(256)) * 99}))
+    whole[60] ^= 255
+    for content in (bytes(whole), whole[:-30], b"no zip"):
+        archive.write_bytes(content)
+        with pytest.raises(FetchError, match=r"a.zip cannot be unpacked .*; delete it and fetch it again"):
+            unzip(archive, tmp_path)
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip"]
+
+
+def test_a_length_that_is_none_is_not_believed(server: Server, tmp_path: Path) -> None:
+    server.files["a"], server.length = b"abc", "abc"
+    fetch(f"{server.address}/a", tmp_path / "a", on_progress=lambda *_: None)
+    assert (tmp_path / "a").read_bytes() == b"abc"
+    assert size_of(f"{server.address}/a") is None
+    server.length = None
+    assert size_of(f"{server.address}/a") == 3 and size_of(f"{server.address}/gone") is None
