@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,25 +138,21 @@ class Segmenter:
 def build_segmenter(given: Given, source: Source, fabric: Fabric, *, keep_probabilities: bool) -> Segmenter:
     """Put the network on the device; a published one sees whole scans and answers at a quarter of their sides."""
     network: torch.nn.Module
-    logits: Callable[[Tensor], Tensor]
+    predictor: Predictor
     if isinstance(source, PublishedNetwork):
         windows, regions = None, None
-        network, logits = source.network, source.logits
+        network, predictor = source.network, source.logits
     else:
         windows, regions = SlidingWindow.of(source.plan, given[WindowSettings]), regions_of(source)
         network = source.build()
-        logits = partial(_first_head, network)
+        predictor = partial(_first_head, network)
     fabric.to_device(network).eval()
-
-    def predictor(batch: Tensor) -> Tensor:
-        with fabric.autocast():
-            return logits(batch)
-
     wanted = PredictSettings(
         windows=windows,
         flip_axes=flipped_axes(given[TTASettings], source.plan),
         regions=regions,
         keep_probabilities=keep_probabilities,
+        autocast=fabric.autocast,
     )
     return Segmenter(plan=source.plan, predictor=predictor, wanted=wanted)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +22,17 @@ from cases.volumes import write_volume
 from data_preprocessing.layouts.dataset import Scan, read_scan
 from data_preprocessing.preprocessor import prepare
 from data_preprocessing.recipes import recipe_of
-from inference.restore import Prediction, restore
+from inference.feeding import Volume, settled
+from inference.restore import Prediction, launch_restore
 from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
 from runtime.ahead import read_ahead
+from runtime.transfer import with_index
 
-Load = Callable[[], tuple[np.ndarray | Tensor, CaseInfo]]
+T = TypeVar("T")
+Read = tuple[Volume, CaseInfo]
+Load = Callable[[], Read]
+Launched = tuple[Callable[[], Prediction], CaseInfo, float]  # what waits for it, and seconds until it was launched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +45,37 @@ class PredictSettings:
         flip_axes: spatial axes of the patch to average over, those that training mirrored.
         regions: the network's outputs are these regions instead of classes.
         keep_probabilities: keep them beside the labels.
+        autocast: entered once a case, since weights are cast to half precision once in it.
     """
 
     windows: SlidingWindow | None
     flip_axes: tuple[int, ...] = ()
     regions: Regions | None = None
     keep_probabilities: bool = False
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def predict_case(
-    image_cdhw: np.ndarray | Tensor,
+    image_cdhw: Volume,
     info: CaseInfo,
     predictor: Predictor,
     settings: PredictSettings,
     *,
     device: torch.device | str = "cpu",
 ) -> Prediction:
-    """Predict one case.
+    """Predict one case; arguments of :func:`launch_case`."""
+    return launch_case(image_cdhw, info, predictor, settings, device=device)()
+
+
+def launch_case(
+    image_cdhw: Volume,
+    info: CaseInfo,
+    predictor: Predictor,
+    settings: PredictSettings,
+    *,
+    device: torch.device | str = "cpu",
+) -> Callable[[], Prediction]:
+    """The same, of which a GPU may still compute the rest: what is returned waits for it.
 
     Args:
         image_cdhw: the stored image; a memory map will do.
@@ -63,17 +85,26 @@ def predict_case(
         settings: windows, flips and what to keep.
         device: where windows and scores live.
     """
-    exclusive = settings.regions is None
+    exclusive, device = settings.regions is None, with_index(device)
     averaged = flip_average(probabilities(predictor, exclusive=exclusive), settings.flip_axes)
-    if settings.windows is None:
-        with torch.no_grad():
-            scores = averaged(torch.as_tensor(np.array(image_cdhw)[None], device=device))[0]
-        d, h, w = scores.shape[1:]
-        slabs: Iterable[Slab] = [Slab(0, 0, d, scores)]
-        info = replace(info, shape_resampled=(d, h, w), shape_stored=(d, h, w), pad_before=(0, 0, 0))
-    else:
-        slabs = settings.windows.stream(image_cdhw, averaged, device=device)
-    return restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+    with settings.autocast():
+        if settings.windows is None:
+            slab = _whole(image_cdhw, averaged, device)
+            d, h, w = slab.scores_cdhw.shape[1:]
+            slabs: Iterable[Slab] = [slab]
+            info = replace(info, shape_resampled=(d, h, w), shape_stored=(d, h, w), pad_before=(0, 0, 0))
+        else:
+            slabs = settings.windows.stream(image_cdhw, averaged, device=device)
+        return launch_restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+
+
+@torch.no_grad()
+def _whole(image_cdhw: Volume, predictor: Predictor, device: torch.device) -> Slab:
+    """A volume through the network at once."""
+    image = settled(image_cdhw, device)
+    whole = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    scores = predictor(whole[None].to(device).float())[0]
+    return Slab(0, 0, scores.shape[1], scores)
 
 
 def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Path:
@@ -154,18 +185,62 @@ def _predict_all(
     results: Path,
     device: torch.device | str,
 ) -> Iterator[Predicted]:
+    """One case after the other, the next being read meanwhile.
+
+    For a GPU a thread of its own launches the network of the next case too, while this one is waited for and written,
+    and while the consumer looks at it. Two images and two predictions are in memory at most.
+    """
     results.mkdir(parents=True, exist_ok=True)
-    for (case, _), loaded in read_ahead(lambda entry: entry[1](), loads):
+    device = with_index(device)
+
+    def read(entry: tuple[str, Load]) -> Read:
+        image, info = entry[1]()
+        return settled(image, device), info
+
+    def launch(entry: tuple[str, list[Future[Read]]]) -> Launched | Predicted:
+        case, reading = entry
+
+        def start() -> Launched:
+            image, info = reading.pop().result()  # nobody else holds the image
+            started = time.perf_counter()
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                finish = launch_case(image, info, predictor, settings, device=device)
+            return finish, info, time.perf_counter() - started
+
+        return _guarded(case, start)
+
+    entries = ((case, [reading]) for (case, _), reading in read_ahead(read, loads))
+    if device.type != "cuda":  # the cores have no time to spare, and a prediction ahead would take memory
+        for entry in entries:
+            yield _finished(entry[0], launch(entry), results)
+        return
+    for (case, _), launching in read_ahead(launch, entries):
+        outcome = _finished(case, launching.result(), results)
+        del launching  # it would keep the prediction beside the next two
+        yield outcome
+
+
+def _finished(case: str, launched: Launched | Predicted, results: Path) -> Predicted:
+    """Wait for a case and write it, unless it has failed already."""
+    if isinstance(launched, Predicted):
+        return launched
+    finish, info, seconds = launched
+
+    def write() -> Predicted:
         started = time.perf_counter()
-        try:
-            image, info = loaded.result()
-            prediction = predict_case(image, info, predictor, settings, device=device)
-            path = write_prediction(results, info, prediction)
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            remedy = "take a smaller --val_batch_size, or --gpus 0"
-            yield Predicted(case=case, fault=f"{case}: not enough memory for a scan of this size; {remedy}")
-        except (ValueError, OSError) as error:
-            message = str(error)
-            yield Predicted(case=case, fault=message if case in message else f"{case}: {message}")
-        else:
-            yield Predicted(case=case, path=path, seconds=time.perf_counter() - started)
+        path = write_prediction(results, info, finish())
+        return Predicted(case=case, path=path, seconds=seconds + time.perf_counter() - started)
+
+    return _guarded(case, write)
+
+
+def _guarded(case: str, work: Callable[[], T]) -> T | Predicted:
+    """What the work returns, or its fault in words: an exception that is kept would keep the memory of its frames."""
+    try:
+        return work()
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        remedy = "take a smaller --val_batch_size, or --gpus 0"
+        return Predicted(case=case, fault=f"{case}: not enough memory for a scan of this size; {remedy}")
+    except (ValueError, OSError) as error:
+        message = str(error)
+        return Predicted(case=case, fault=message if case in message else f"{case}: {message}")

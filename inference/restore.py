@@ -7,7 +7,7 @@ slice goes back by nearest slice. All of it happens slab by slab, in the order o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from cases.grid import nearest_places, voxel_places
 from cases.regions import Regions
 from data_preprocessing.resample import anisotropic_axis
 from inference.sliding_window import Slab
+from runtime.transfer import Landing, send
 
 PIECE = 2**24  # scores resized at once, at most, unless a single plane has more
 
@@ -40,7 +41,14 @@ class Prediction:
 def restore(
     slabs: Iterable[Slab], info: CaseInfo, *, regions: Regions | None = None, keep_probabilities: bool = False
 ) -> Prediction:
-    """Labels on the scan's grid from a stream of probabilities on the stored grid.
+    """Labels on the scan's grid from probabilities on the stored grid; arguments of :func:`launch_restore`."""
+    return launch_restore(slabs, info, regions=regions, keep_probabilities=keep_probabilities)()
+
+
+def launch_restore(
+    slabs: Iterable[Slab], info: CaseInfo, *, regions: Regions | None = None, keep_probabilities: bool = False
+) -> Callable[[], Prediction]:
+    """The same, of which a GPU may still compute the rest: what is returned waits for it.
 
     Args:
         slabs: covering the stored volume in order, as :meth:`SlidingWindow.stream` yields them.
@@ -53,17 +61,23 @@ def restore(
     box = tuple(slice(low, high) for low, high in zip(start, end, strict=True))
     labels = np.zeros(shape, np.uint8)
     probabilities: np.ndarray | None = None
+    landing = Landing()
     for slab in to_cropped(slabs, info):
         scores = slab.scores_cdhw
-        labels[box][slab.place] = decide(scores, regions).cpu().numpy()
+        landing.put(labels[box][slab.place], decide(scores, regions))
         if not keep_probabilities:
             continue
         if probabilities is None:
             probabilities = np.zeros((len(scores), *shape), np.float16)
             if regions is None:
                 probabilities[0] = 1
-        probabilities[(slice(None), *box)][(slice(None), *slab.place)] = scores.half().cpu().numpy()
-    return Prediction(labels, probabilities)
+        landing.put(probabilities[(slice(None), *box)][(slice(None), *slab.place)], scores.half())
+
+    def finish() -> Prediction:
+        landing.wait()
+        return Prediction(labels, probabilities)
+
+    return finish
 
 
 def decide(scores_cdhw: Tensor, regions: Regions | None = None) -> Tensor:
@@ -105,11 +119,16 @@ def to_cropped(slabs: Iterable[Slab], info: CaseInfo) -> Iterator[Slab]:
 
 @dataclass(frozen=True)
 class _Line:
-    """Where the new voxels of an axis lie among the old: from low towards high, a part of the way."""
+    """Where the new voxels of an axis lie among the old: from low towards high, a part of the way.
+
+    The three lie on the host, where questions are asked of them, and ``there`` once more on the scores' device: an
+    answer of a GPU would be waited for.
+    """
 
     low: Tensor
     high: Tensor
     part: Tensor
+    there: tuple[Tensor, Tensor, Tensor]
 
     @classmethod
     def between(cls, old: int, new: int, *, nearest: bool, corners: bool, device: torch.device) -> _Line:
@@ -118,17 +137,25 @@ class _Line:
         low = places.floor().long()
         part = (places - low).float()
         high = torch.where(part > 0, low + 1, low).clamp_(max=old - 1)
-        return cls(low.to(device), high.to(device), part.to(device))
+        return cls(low, high, part, (send(low, device), send(high, device), send(part, device)))
+
+    def cut(self, start: int, stop: int) -> _Line:
+        """The line of the new voxels [start, stop), whose first old voxel is then 0."""
+        first, chosen = int(self.low[start]), slice(start, stop)
+        low, high, part = self.there
+        there = low[chosen] - first, high[chosen] - first, part[chosen]
+        return _Line(self.low[chosen] - first, self.high[chosen] - first, self.part[chosen], there)
 
     def resize(self, scores_cdhw: Tensor, axis: int) -> Tensor:
         """Interpolate along one of D, H, W."""
+        low, high, part = self.there
         lower = scores_cdhw
-        if not torch.equal(self.low, torch.arange(lower.shape[axis + 1], device=lower.device)):
-            lower = scores_cdhw.index_select(axis + 1, self.low)
+        if not torch.equal(self.low, torch.arange(lower.shape[axis + 1])):
+            lower = scores_cdhw.index_select(axis + 1, low)
         if not self.part.any():
             return lower
-        upper = scores_cdhw.index_select(axis + 1, self.high)
-        return torch.lerp(lower, upper, self.part.reshape([-1 if dim == axis else 1 for dim in range(3)]))
+        upper = scores_cdhw.index_select(axis + 1, high)
+        return torch.lerp(lower, upper, part.reshape([-1 if dim == axis else 1 for dim in range(3)]))
 
 
 @dataclass(frozen=True)
@@ -157,8 +184,7 @@ class _Way:
         line = self.lines[axis]
         needed = range(int(line.low[low]), int(line.high[high - 1]) + 1)
         lines = list(self.lines)
-        first = needed.start
-        lines[axis] = _Line(line.low[low:high] - first, line.high[low:high] - first, line.part[low:high])
+        lines[axis] = line.cut(low, high)
         return needed, lines
 
 

@@ -8,10 +8,10 @@ slab as deep as a window instead of classes times volume.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from cases.plan import Plan
 from cases.settings import Settings, above, below_one, setting
+from inference.feeding import feed, settled
+from inference.window_grid import Corner, WindowGrid
+from runtime.transfer import with_index
 
-T = TypeVar("T")
 Blend = Literal["gaussian", "constant"]
 Predictor = Callable[[Tensor], Tensor]
 SIGMA = 0.125  # of the Gaussian weight, as a part of the window's side
@@ -120,8 +122,10 @@ class SlidingWindow:
         Sides shorter than the window are padded with zeros on both sides, and cut back.
 
         Args:
-            image_cdhw: volume or memory map; only windows are copied from it.
-            predictor: (N, C, *patch) float32 on ``device`` to scores of the same sides.
+            image_cdhw: volume or memory map. A GPU takes all of it at once where it is small beside the free memory;
+                otherwise only windows are copied.
+            predictor: (N, C, *patch) float32 on ``device`` to scores of the same sides. The windows are its own until
+                it is called again.
             device: of the windows and the scores.
 
         Raises:
@@ -129,15 +133,25 @@ class SlidingWindow:
         """
         if image_cdhw.ndim != 4:
             raise WindowError(f"image of shape {tuple(image_cdhw.shape)} is not (C, D, H, W)")
-        grid = _Grid.over(image_cdhw.shape[1:], self)
-        blending = _Blending(grid, self, torch.device(device))
+        device = with_index(device)
+        gpu = device.type == "cuda"
+        grid = WindowGrid.over(image_cdhw.shape[1:], self.window_dhw, self.overlap)
+        batches = grid.batches(self.batch_size, full=gpu)  # cuDNN tries its algorithms anew for each batch size
+        blending = _Blending(grid, self, device)
         predict = _flat(predictor) if len(self.patch_size) == 2 else predictor
-        for group in grid.groups(self.batch_size):
-            if (slab := blending.finish_before(group[0][grid.axis])) is not None:
-                yield slab
-            for corners in _pieces(group, self.batch_size):
-                blending.add(predict(_gather(image_cdhw, grid, corners, blending.device)), corners)
-        if (slab := blending.finish_before(grid.padded[grid.axis])) is not None:
+        corners = [list(chain(*batch)) for batch in batches]
+        fed = feed(settled(image_cdhw, device), grid, corners, device, full=gpu)
+        for batch, windows in zip(batches, fed, strict=True):
+            if (slab := blending.finish_before(batch[0])) is not None:
+                yield slab  # now, as the network needs memory too
+            scores = predict(windows)
+            for part in batch:
+                if (slab := blending.finish_before(part)) is not None:
+                    yield slab
+                blending.add(scores[: len(part)], part)
+                scores = scores[len(part) :]
+            del scores
+        if (slab := blending.finish()) is not None:
             yield slab
 
     def scores(
@@ -153,71 +167,12 @@ class SlidingWindow:
         return whole
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Places of all windows; starts count from the padded volume's corner."""
-
-    shape: tuple[int, ...]
-    window: tuple[int, int, int]
-    starts: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def over(cls, shape: Sequence[int], windows: SlidingWindow) -> _Grid:
-        window = windows.window_dhw
-        starts = tuple(axis_starts(n, side, windows.overlap) for n, side in zip(shape, window, strict=True))
-        return cls(tuple(shape), window, starts)
-
-    @property
-    def padded(self) -> tuple[int, ...]:
-        return tuple(max(n, side) for n, side in zip(self.shape, self.window, strict=True))
-
-    @property
-    def pad_before(self) -> tuple[int, ...]:
-        return tuple((big - n) // 2 for big, n in zip(self.padded, self.shape, strict=True))
-
-    @property
-    def axis(self) -> int:
-        """The axis that makes the smallest slab: for cubic windows the volume's longest."""
-        depth = [side / n for side, n in zip(self.window, self.padded, strict=True)]
-        return depth.index(min(depth))
-
-    def groups(self, batch_size: int) -> Iterator[list[tuple[int, ...]]]:
-        """Windows in order along ``axis``: one layer at a time, or as many whole layers as fill a batch."""
-        layers = self.starts[self.axis]
-        across = [starts for axis, starts in enumerate(self.starts) if axis != self.axis]
-        at_once = self.layers_at_once(batch_size)
-        for first in range(0, len(layers), at_once):
-            group = []
-            for start, (a, b) in itertools.product(layers[first : first + at_once], itertools.product(*across)):
-                corner = [a, b]
-                corner.insert(self.axis, start)
-                group.append(tuple(corner))
-            yield group
-
-    def layers_at_once(self, batch_size: int) -> int:
-        per_layer = int(np.prod([len(s) for axis, s in enumerate(self.starts) if axis != self.axis]))
-        return max(1, batch_size // per_layer)
-
-    def slab_depth(self, batch_size: int) -> int:
-        """Planes that the windows of one group span, at most."""
-        layers, at_once = self.starts[self.axis], self.layers_at_once(batch_size)
-        spans = [part[-1] - part[0] for part in _pieces(layers, at_once)]
-        return max(spans) + self.window[self.axis]
-
-
-def axis_starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
-    """First voxels of the windows along one axis; the last window ends with the volume."""
-    step = max(1, int(side * (1 - overlap)))
-    last = max(0, length - side)
-    return (*range(0, last, step), last)
-
-
-def importance(window: Sequence[int], blend: str) -> Tensor:
+def importance(window: Sequence[int], blend: str, device: torch.device | None = None) -> Tensor:
     """Weight of each voxel of a window: float32, at least ``LEAST_WEIGHT``, 1 in the middle."""
-    weight = torch.ones(())
+    weight = torch.ones((), device=device)
     if blend == "gaussian":
         for side in window:
-            place = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+            place = torch.arange(side, dtype=torch.float32, device=device) - (side - 1) / 2
             weight = weight[..., None] * torch.exp(-(place**2) / (2 * (SIGMA * side) ** 2))
         return weight.clamp_(min=LEAST_WEIGHT)
     return weight.expand(*window).contiguous()
@@ -226,10 +181,9 @@ def importance(window: Sequence[int], blend: str) -> Tensor:
 class _Blending:
     """One slab's weighted sums, moving along the volume."""
 
-    def __init__(self, grid: _Grid, windows: SlidingWindow, device: torch.device) -> None:
+    def __init__(self, grid: WindowGrid, windows: SlidingWindow, device: torch.device) -> None:
         self.grid = grid
-        self.device = device
-        self.weight = importance(grid.window, windows.blend).to(device)
+        self.weight = importance(grid.window, windows.blend, device)
         sides = list(grid.padded)
         sides[grid.axis] = grid.slab_depth(windows.batch_size)
         self.weights = torch.zeros(1, *sides, device=device)
@@ -237,7 +191,7 @@ class _Blending:
         self.start = 0
         self.pending = 0  # planes handed out, whose memory is free once the next ones are asked for
 
-    def add(self, scores_ncdhw: Tensor, corners: Sequence[tuple[int, ...]]) -> None:
+    def add(self, scores_ncdhw: Tensor, corners: Sequence[Corner]) -> None:
         """Add a batch of windows; the weight is applied here and nowhere else."""
         if tuple(scores_ncdhw.shape[2:]) != self.grid.window:
             raise WindowError(
@@ -254,10 +208,17 @@ class _Blending:
             self.sums[tuple(place)].addcmul_(scores.float(), self.weight)
             self.weights[tuple(place)].add_(self.weight)
 
-    def finish_before(self, plane: int) -> Slab | None:
-        """Hand out the planes before ``plane``, averaged, without the padding; None where none are left."""
+    def finish_before(self, corners: Sequence[Corner]) -> Slab | None:
+        """Hand out the planes before the next windows, averaged, without the padding; None where none are left."""
+        return self._finish(corners[0][self.grid.axis])
+
+    def finish(self) -> Slab | None:
+        """Hand out the planes that are left."""
+        return self._finish(self.grid.padded[self.grid.axis])
+
+    def _finish(self, plane: int) -> Slab | None:
         done = plane - self.start
-        if done == 0 or self.sums is None:
+        if done == self.pending or self.sums is None:  # none, or handed out already
             return None
         self.pending = done
         axis, grid = self.grid.axis, self.grid
@@ -286,30 +247,6 @@ class _Blending:
                 along[at : at + piece] = along[at + done : at + done + piece]
             along[keep:] = 0
         self.start += done
-
-
-def _gather(
-    image_cdhw: np.ndarray | Tensor, grid: _Grid, corners: Sequence[tuple[int, ...]], device: torch.device
-) -> Tensor:
-    """Windows as one float32 batch on the device, zeros where they leave the volume."""
-    home = image_cdhw.device if isinstance(image_cdhw, Tensor) else torch.device("cpu")
-    pinned = device.type == "cuda" and home.type == "cpu"
-    batch = torch.zeros(len(corners), image_cdhw.shape[0], *grid.window, device=home, pin_memory=pinned)
-    for index, corner in enumerate(corners):
-        source, target = [slice(None)], [slice(None)]
-        for start, side, before, n in zip(corner, grid.window, grid.pad_before, grid.shape, strict=True):
-            low, high = max(0, start - before), min(n, start - before + side)
-            source.append(slice(low, high))
-            target.append(slice(low - start + before, high - start + before))
-        if isinstance(image_cdhw, np.ndarray):
-            batch[index].numpy()[tuple(target)] = image_cdhw[tuple(source)]
-        else:
-            batch[index][tuple(target)] = image_cdhw[tuple(source)]
-    return batch.to(device, non_blocking=True)
-
-
-def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def _flat(predictor: Predictor) -> Predictor:

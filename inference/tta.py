@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cases.plan import Plan
@@ -41,8 +42,8 @@ def probabilities(predictor: Predictor, *, exclusive: bool) -> Predictor:
     """
 
     def predict(windows: Tensor) -> Tensor:
-        logits = predictor(windows).float()
-        return logits.softmax(dim=1) if exclusive else logits.sigmoid()
+        logits = predictor(windows)
+        return logits.softmax(dim=1, dtype=torch.float32) if exclusive else logits.float().sigmoid()
 
     return predict
 
@@ -65,7 +66,8 @@ def flip_average(predictor: Predictor, flip_axes: Iterable[int]) -> Predictor:
     def predict(windows: Tensor) -> Tensor:
         total = predictor(windows).float()
         for chosen in combinations:
-            total = total + predictor(windows.flip(chosen)).float().flip(chosen)
-        return total / (len(combinations) + 1)
+            mirrored = predictor(windows.flip(chosen)).float().flip(chosen)  # our own memory, unlike the predictor's
+            total = mirrored.add_(total)
+        return total.div_(len(combinations) + 1)
 
     return predict

@@ -23,7 +23,8 @@ from cases.files import whole_file, write_json
 from cases.plan import Plan
 from cases.settings import Settings, at_least, setting
 from data_loading.sources.classes import ClassTable
-from inference.sliding_window import SlidingWindow, axis_starts
+from inference.sliding_window import SlidingWindow
+from inference.window_grid import axis_starts
 from nets.build import Chosen, build_classifier
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
@@ -97,7 +98,7 @@ def windows_of_scan(image_cdhw: Tensor, windows: SlidingWindow) -> Iterator[Tens
     sides = windows.window_dhw
     missing = [max(0, side - length) for side, length in zip(sides, image_cdhw.shape[1:], strict=True)]
     padding = [part for lack in reversed(missing) for part in (lack // 2, lack - lack // 2)]
-    image = F.pad(image_cdhw, padding)
+    image = F.pad(image_cdhw, padding) if any(missing) else image_cdhw
     starts = [axis_starts(n, side, windows.overlap) for n, side in zip(image.shape[1:], sides, strict=True)]
     corners = list(itertools.product(*starts))
     for first in range(0, len(corners), windows.batch_size):

@@ -19,6 +19,7 @@ from inference.sliding_window import Predictor, Slab, SlidingWindow
 from inference.tta import flip_average, probabilities
 from nets.build import Chosen
 from nets.network import Network
+from runtime.transfer import send
 from training.learning import LearningModule
 from training.losses.base import Loss, VolumeLoss
 from training.losses.supervision import DeepSupervision
@@ -113,7 +114,7 @@ class SegmentationModule(LearningModule):
         if self.validation.invert_resampled_y:
             folder = self.trainer.datamodule.folder  # type: ignore[attr-defined]
             slabs = to_cropped(slabs, read_info(folder, case))
-            label = torch.from_numpy(open_array(folder, case, "orig_y")[0].copy()).to(self.device)
+            label = send(torch.from_numpy(open_array(folder, case, "orig_y")[0].copy()), self.device)
         else:
             label = batch["label"][0, 0]
         loss = VolumeLoss(self.loss.loss, label)

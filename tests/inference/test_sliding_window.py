@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from inference.sliding_window import SlidingWindow, WindowError, WindowSettings, axis_starts, importance
+from inference.sliding_window import SlidingWindow, WindowError, WindowSettings, importance
 from inference.tta import TTASettings, flip_average, probabilities
 from tests.conftest import make_plan
 
@@ -70,12 +70,6 @@ def test_only_windows_are_read_from_a_memory_map(tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     windows = SlidingWindow(patch_size=(8, 8, 8))
     assert torch.equal(windows.scores(mapped, ramp), windows.scores(image, ramp))
-
-
-def test_window_places_end_with_the_volume():
-    assert axis_starts(20, 8, 0.5) == (0, 4, 8, 12)
-    assert axis_starts(21, 8, 0.5) == (0, 4, 8, 12, 13)
-    assert axis_starts(5, 8, 0.5) == (0,)
 
 
 def test_importance_is_least_in_the_corner():
