@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cases.settings import Given, Settings, SettingsError, setting
-from cli import benchmark, evaluate, predict, pretrain, train
+from cli import benchmark, evaluate, predict, pretrain, train, vectors
 from cli.compose import Program
 from cli.mode import Mode
 from cli.presets import PRESETS
 from pretraining.genesis.sampling import assignments
 
-MODES: tuple[Mode, ...] = (*pretrain.MODES, *train.MODES, *evaluate.MODES, *predict.MODES, *benchmark.MODES)
+PARTS = (pretrain, train, evaluate, predict, vectors, benchmark)
+MODES: tuple[Mode, ...] = tuple(mode for part in PARTS for mode in part.MODES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModeSettings(Settings):
     """What to run."""
 
-    exec_mode: Literal["pretrain", "train", "evaluate", "predict"] = setting("train", "what to run")
-    kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train or evaluate")
+    exec_mode: Literal["pretrain", "train", "evaluate", "predict", "features"] = setting("train", "what to run")
+    kind: Literal["segmentation", "classification"] = setting("segmentation", "what to train, evaluate or predict")
     benchmark: bool = setting(False, "measure throughput and latency instead of learning or predicting", kept=False)
     preset: (
         Literal[
@@ -49,8 +50,8 @@ def choose(values: Mapping[str, Any]) -> Mode:
     mode, kind, preset = values["exec_mode"], values["kind"], values["preset"]
     if preset is not None and (meant := PRESETS[preset]["exec_mode"]) != mode:
         raise SettingsError(f"--preset {preset} is for --exec_mode {meant}")
-    if kind == "classification" and mode not in ("train", "evaluate"):
-        raise SettingsError(f"--kind classification is for --exec_mode train and evaluate, not {mode}")
+    if kind == "classification" and mode not in ("train", "evaluate", "predict"):
+        raise SettingsError(f"--kind classification is for --exec_mode train, evaluate and predict, not {mode}")
     if values["benchmark"] and (kind == "classification" or mode not in ("train", "predict")):
         raise SettingsError("--benchmark is for a segmentation's --exec_mode train and predict")
     wanted = {name: values[name] for name in ("exec_mode", "kind", "benchmark")}

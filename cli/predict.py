@@ -22,10 +22,16 @@ from runtime.dllogger_backend import ResultsSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionSettings(Settings):
-    """Prediction."""
+class InputSettings(Settings):
+    """Scans to look at."""
 
     input: Path | None = setting(None, "a scan or a folder of scans instead of a preprocessed folder", kept=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings(InputSettings):
+    """Prediction."""
+
     save_preds: bool = setting(
         False, "write probabilities beside the label maps", flags=("--save_probabilities",), kept=False
     )

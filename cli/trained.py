@@ -58,11 +58,15 @@ class PublishedSettings(Settings):
         return [f"--patch_size {sides} has not the 3 sides D H W"] if sides is not None and len(sides) != 3 else []
 
 
-def own_checkpoint(given: Given, kind: Kind = "segmentation") -> Checkpoint:
-    """The checkpoint of --ckpt_path. Raises CheckpointError for one that is not ours, or for something else."""
+def own_checkpoint(given: Given, kind: Kind | None = "segmentation") -> Checkpoint:
+    """The checkpoint of --ckpt_path. Raises CheckpointError for one that is not ours, or for something else.
+
+    ``kind`` None: of a network that was made for anything.
+    """
     settings = given[TrainedSettings]
     checkpoint = read_checkpoint(settings.ckpt_path, trusted=settings.trust)
-    checkpoint.check_kind(kind)
+    if kind is not None:
+        checkpoint.check_kind(kind)
     if settings.layout is not None:
         choice = checkpoint.network
         choice = replace(choice, network=replace(choice.network, layout=settings.layout))

@@ -32,6 +32,7 @@ from runtime.transfer import with_index
 T = TypeVar("T")
 Read = tuple[Volume, CaseInfo]
 Load = Callable[[], Read]
+BAD_SCAN = (MemoryError, torch.cuda.OutOfMemoryError, ValueError, OSError)  # what costs one scan and no other
 Launched = tuple[Callable[[], Prediction], CaseInfo, float]  # what waits for it, and seconds until it was launched
 
 
@@ -144,9 +145,7 @@ def predict_scans(
 
     ``own`` are the command line's own recipes and normalisations, see :class:`data_preprocessing.recipes.OwnSettings`.
     """
-    recipe_of(plan, own)  # a plan that cannot be followed is one message, not one for every scan
-    loads = [(scan.case, _raw(scan, plan, own)) for scan in scans]
-    return _predict_all(loads, predictor, settings, results, device)
+    return _predict_all(raw_loads(scans, plan, own), predictor, settings, results, device)
 
 
 def predict_stored(
@@ -159,8 +158,18 @@ def predict_stored(
     device: torch.device | str = "cpu",
 ) -> Iterator[Predicted]:
     """Predict preprocessed cases and write label maps; a bad case costs no other one."""
-    loads = [(case, _stored(Path(folder), case)) for case in cases]
-    return _predict_all(loads, predictor, settings, results, device)
+    return _predict_all(stored_loads(Path(folder), cases), predictor, settings, results, device)
+
+
+def raw_loads(scans: Sequence[Scan], plan: Plan, own: Sequence[str] = ()) -> list[tuple[str, Load]]:
+    """Scans by name, and what reads and prepares each; ``own`` as in :func:`predict_scans`."""
+    recipe_of(plan, own)  # a plan that cannot be followed is one message, not one for every scan
+    return [(scan.case, _raw(scan, plan, own)) for scan in scans]
+
+
+def stored_loads(folder: Path, cases: Sequence[str]) -> list[tuple[str, Load]]:
+    """Preprocessed cases by name, and what reads each."""
+    return [(case, _stored(folder, case)) for case in cases]
 
 
 def _raw(scan: Scan, plan: Plan, own: Sequence[str]) -> Load:
@@ -238,9 +247,14 @@ def _guarded(case: str, work: Callable[[], T]) -> T | Predicted:
     """What the work returns, or its fault in words: an exception that is kept would keep the memory of its frames."""
     try:
         return work()
-    except (MemoryError, torch.cuda.OutOfMemoryError):
+    except BAD_SCAN as error:
+        return Predicted(case=case, fault=fault_of(case, error))
+
+
+def fault_of(case: str, error: BaseException) -> str:
+    """One of ``BAD_SCAN`` in words that name the case."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         remedy = "take a smaller --val_batch_size, or --gpus 0"
-        return Predicted(case=case, fault=f"{case}: not enough memory for a scan of this size; {remedy}")
-    except (ValueError, OSError) as error:
-        message = str(error)
-        return Predicted(case=case, fault=message if case in message else f"{case}: {message}")
+        return f"{case}: not enough memory for a scan of this size; {remedy}"
+    message = str(error)
+    return message if case in message else f"{case}: {message}"

@@ -1,7 +1,9 @@
 """Pre-training, transfer and classification from the command line, on made-up scans."""
 
+import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,7 +178,36 @@ def test_classification_of_ct_against_mri_from_pretrained_weights(root, pretrain
     summary = json.loads((tmp_path / "e" / "classification.json").read_text())
     assert summary["auc"] == 1.0
     assert summary["scans"] == sum(map(sum, summary["confusion"])) == 4
+    assert [set(scores) for scores in summary["by_class"].values()] == [{"accuracy", "auc", "auc_low", "auc_high"}] * 2
     assert "not segmentation" in run("--exec_mode", "evaluate", "--data", folder, "--ckpt_path", best, "--gpus", 0)
+
+    predicting = ["--exec_mode", "predict", "--kind", "classification", "--ckpt_path", best, "--gpus", 0]
+    assert run(*predicting, "--data", folder, "--results", tmp_path / "p") == 0
+    rows = list(csv.DictReader((tmp_path / "p" / "predictions.csv").open()))
+    assert [row["case"] for row in rows] == sorted(line.split(",")[0] for line in lines[1:])
+    assert all(float(row["p(CT)"]) + float(row["p(MR)"]) == pytest.approx(1, abs=2e-6) for row in rows)
+    assert all(row["class"] == ("CT" if float(row["p(CT)"]) > 0.5 else "MR") for row in rows)
+    scored = {row["case"]: row["p(CT)"] for row in csv.DictReader((tmp_path / "e" / "classification.csv").open())}
+    assert scored.items() <= {row["case"]: row["p(CT)"] for row in rows}.items()
+
+
+def test_features_of_raw_and_of_preprocessed_scans(root, pretrained, tmp_path, capsys):
+    flags = ["--exec_mode", "features", "--ckpt_path", pretrained / "checkpoints" / "last.ckpt", "--gpus", 0]
+    scans = tmp_path / "scans"
+    shutil.copytree(root / "ct", scans)
+    (scans / "broken.nii.gz").write_bytes(b"no scan")
+    assert run(*flags, "--input", scans, "--results", tmp_path / "raw") == 1
+    assert "broken" in capsys.readouterr().err
+    values = np.load(tmp_path / "raw" / "features.npy")
+    rows = list(csv.reader((tmp_path / "raw" / "features.csv").open()))
+    assert [row[0] for row in rows] == ["case", *list_cases(root / "ct_3d")]
+    assert values.dtype == np.float32 and values.shape == (len(rows) - 1, len(rows[0]) - 1)
+    np.testing.assert_allclose(np.array([row[1:] for row in rows[1:]], float), values, rtol=1e-5)
+    assert len(np.unique(values, axis=0)) == len(values)
+    preprocessed(root / "ct", "--modality", "CT", "--results", str(tmp_path))  # as the scans above were, but padded
+    assert run(*flags, "--data", tmp_path / "ct_3d", "--results", tmp_path / "again") == 0
+    again = np.load(tmp_path / "again" / "features.npy")
+    assert np.corrcoef(again.ravel(), values.ravel())[0, 1] > 0.99
 
 
 def settings(*argv):

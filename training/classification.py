@@ -6,9 +6,8 @@ A scan's probabilities are the mean over windows that cover it.
 from __future__ import annotations
 
 import csv
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,8 @@ from cases.files import whole_file, write_json
 from cases.plan import Plan
 from cases.settings import Settings, at_least, setting
 from data_loading.sources.classes import ClassTable
+from inference.scan_vectors import mean_over_windows
 from inference.sliding_window import SlidingWindow
-from inference.window_grid import axis_starts
 from nets.build import Chosen, build_classifier
 from training.learning import LearningModule
 from training.optimization import OptimizationSettings
@@ -64,11 +63,14 @@ class ClassScores:
         auc: area under the ROC curve; for more than two classes the mean of each against the others,
             for several labels the mean over them; nan where a class, or its absence, does not occur.
         confusion: [true][predicted] counts; for several labels one 2x2 table each.
+        by_class: of each class, or label: "accuracy", the share of its scans (of all scans, for a label) decided
+            rightly; "auc", against all others; "auc_low" and "auc_high", its 95 % interval; nan where undefined.
     """
 
     accuracy: float
     auc: float
     confusion: list[Any]
+    by_class: list[dict[str, float]]
 
 
 def score_classes(probabilities: np.ndarray, targets: np.ndarray, kind: LossKind) -> ClassScores:
@@ -90,24 +92,55 @@ def score_classes(probabilities: np.ndarray, targets: np.ndarray, kind: LossKind
     columns = [1] if kind == "ce" and n_class == 2 else list(range(n_class))
     both = all(0 < truth[:, column].sum() < len(truth) for column in columns)
     aucs = [roc_auc_score(truth[:, c], probabilities[:, c]) for c in columns] if both else [math.nan]
-    return ClassScores(accuracy=float(right.mean()), auc=float(np.mean(aucs)), confusion=confusion.tolist())
+    by_class = []
+    for c in range(n_class):
+        judged = right[:, c] if kind == "bce" else right[truth[:, c] == 1]
+        low, auc, high = auc_interval(probabilities[:, c], truth[:, c] == 1)
+        accuracy = float(judged.mean()) if len(judged) else math.nan
+        by_class.append({"accuracy": accuracy, "auc": auc, "auc_low": low, "auc_high": high})
+    return ClassScores(
+        accuracy=float(right.mean()), auc=float(np.mean(aucs)), confusion=confusion.tolist(), by_class=by_class
+    )
 
 
-def windows_of_scan(image_cdhw: Tensor, windows: SlidingWindow) -> Iterator[Tensor]:
-    """Batches (N, C, *patch) of windows that cover a scan; one smaller than a window is padded with zeros."""
-    sides = windows.window_dhw
-    missing = [max(0, side - length) for side, length in zip(sides, image_cdhw.shape[1:], strict=True)]
-    padding = [part for lack in reversed(missing) for part in (lack // 2, lack - lack // 2)]
-    image = F.pad(image_cdhw, padding) if any(missing) else image_cdhw
-    starts = [axis_starts(n, side, windows.overlap) for n, side in zip(image.shape[1:], sides, strict=True)]
-    corners = list(itertools.product(*starts))
-    for first in range(0, len(corners), windows.batch_size):
-        boxes = []
-        for corner in corners[first : first + windows.batch_size]:
-            place = tuple(slice(a, a + side) for a, side in zip(corner, sides, strict=True))
-            boxes.append(image[(slice(None), *place)])
-        batch = torch.stack(boxes)
-        yield batch[:, :, 0] if len(windows.patch_size) == 2 else batch
+def auc_interval(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """Area under the ROC curve amid its 95 % interval (DeLong et al. 1988, doi:10.2307/2531595): low, area, high.
+
+    Args:
+        scores: (scans,).
+        truth: bool, (scans,).
+
+    Returns:
+        nan for an area without scans on both sides, and for an interval with fewer than two on either.
+    """
+    inside, outside = scores[truth], scores[~truth]
+    if not len(inside) or not len(outside):
+        return math.nan, math.nan, math.nan
+    above = _share_below(inside, outside)  # of each scan of the class: how many of the others it is above
+    below = 1 - _share_below(outside, inside)
+    area = float(above.mean())
+    if min(len(inside), len(outside)) < 2:
+        return math.nan, area, math.nan
+    half = 1.96 * math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
+    return max(0.0, area - half), area, min(1.0, area + half)
+
+
+def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each value, the share of the others that lie below it; an equal one counts half."""
+    others = np.sort(others)
+    return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * len(others))
+
+
+def decide_classes(probabilities: Sequence[float], names: Sequence[str], kind: LossKind) -> str:
+    """The most probable class, or all labels of at least 0.5, by name."""
+    if kind == "ce":
+        return names[int(np.argmax(probabilities))]
+    return " ".join(name for name, value in zip(names, probabilities, strict=True) if value >= 0.5)
+
+
+def probabilities_of(logits: Tensor, kind: LossKind) -> Tensor:
+    """(N, classes) float32, of the network's answer to windows."""
+    return logits.float().sigmoid() if kind == "bce" else logits.float().softmax(1)
 
 
 class ClassificationModule(LearningModule):
@@ -169,9 +202,12 @@ class ClassificationModule(LearningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not batch:  # this rank has no case, but must take part in the sums
             return
-        logits = torch.cat([self.network(x).float() for x in windows_of_scan(batch["image"][0], self.windows)])
-        probabilities = logits.sigmoid() if self.kind == "bce" else logits.softmax(1)
-        self.probabilities[batch["case"]] = probabilities.mean(0).double().cpu().numpy()
+
+        def answer(windows: Tensor) -> Tensor:
+            return probabilities_of(self.network(windows), self.kind)
+
+        mean = mean_over_windows(batch["image"][0], answer, self.windows, self.device)
+        self.probabilities[batch["case"]] = mean.cpu().numpy()
 
     def on_validation_epoch_end(self) -> None:
         """Gather the scans of all ranks, and score them together."""
@@ -194,7 +230,7 @@ class ClassificationModule(LearningModule):
 
 
 def write_scores(folder: Path, module: ClassificationModule) -> Sequence[Path]:
-    """``classification.json`` (accuracy, AUC, confusion matrix) and ``classification.csv``, a line a scan."""
+    """``classification.json`` (accuracy, AUC, confusion matrix, scores by class) and ``classification.csv``."""
     assert module.scores is not None  # after an evaluation
     names = module.table.names
     summary = {
@@ -203,6 +239,10 @@ def write_scores(folder: Path, module: ClassificationModule) -> Sequence[Path]:
         "accuracy": module.scores.accuracy,
         "auc": None if math.isnan(module.scores.auc) else module.scores.auc,
         "confusion": module.scores.confusion,
+        "by_class": {
+            name: {what: None if math.isnan(value) else round(value, 6) for what, value in scores.items()}
+            for name, scores in zip(names, module.scores.by_class, strict=True)
+        },
     }
     written = (folder / "classification.json", folder / "classification.csv")
     write_json(written[0], summary)

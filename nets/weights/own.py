@@ -34,6 +34,7 @@ class OwnCheckpoint:
         settings: the run's, by name.
         weights: of the network (the averaged ones, where training averaged), by its own names.
         epoch: how many were done.
+        classes: their names, of a classification.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class OwnCheckpoint:
     settings: dict[str, Any]
     weights: dict[str, Tensor]
     epoch: int
+    classes: tuple[str, ...] = ()
 
 
 def read_own(path: Path, *, trusted: Collection[str] = ()) -> OwnCheckpoint:
@@ -78,6 +80,7 @@ def read_own(path: Path, *, trusted: Collection[str] = ()) -> OwnCheckpoint:
         settings=content["settings"],
         weights={k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)},
         epoch=content.get("epoch", 0),
+        classes=tuple(content.get("classes", ())),
     )
 
 

@@ -39,7 +39,7 @@ def test_contradictions_are_refused(argv: Sequence[str]) -> None:
 
 
 def test_a_download_is_one_thing() -> None:
-    with pytest.raises(ValueError, match="give one of --task, --weights and --list"):
+    with pytest.raises(ValueError, match="give one of --task, --dataset, --weights and --list"):
         DownloadSettings()
 
 

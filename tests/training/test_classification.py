@@ -12,8 +12,8 @@ from nets.dynamic_unet import NetworkSettings
 from training.classification import (
     ClassificationModule,
     ClassificationSettings,
+    auc_interval,
     score_classes,
-    windows_of_scan,
     write_scores,
 )
 
@@ -35,14 +35,27 @@ def test_scores_of_three_classes_and_of_several_labels():
     assert two.confusion == [[[1, 0], [0, 1]], [[1, 1], [0, 0]]]
 
 
-@pytest.mark.parametrize("patch", [(8, 12, 16), (16, 16, 24), (16, 24)])
-def test_windows_cover_the_scan(patch):
-    image = torch.arange(12 * 16 * 20, dtype=torch.float32).reshape(1, 12, 16, 20) + 1
-    batches = list(windows_of_scan(image, SlidingWindow(patch_size=patch, batch_size=4)))
-    seen = torch.cat(batches)
-    assert seen.shape[1:] == (1, *patch)
-    assert max(len(batch) for batch in batches) <= 4
-    assert set(image.flatten().tolist()) <= set(seen.flatten().tolist())
+def test_scores_of_each_class():
+    p = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    first, second = score_classes(p, np.array([[0], [0], [1], [1]], np.float32), "ce").by_class
+    assert (first["accuracy"], second["accuracy"]) == (1.0, 0.5)
+    assert first["auc"] == second["auc"] == 0.75
+    labels = score_classes(np.array([[0.9, 0.2], [0.1, 0.6]]), np.array([[1, 0], [0, 0]], np.float32), "bce").by_class
+    assert [entry["accuracy"] for entry in labels] == [1.0, 0.5]
+    assert math.isnan(labels[1]["auc"]) and math.isnan(labels[0]["auc_low"])
+
+
+def test_the_interval_of_an_auc_holds_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    true = 0.5 * (1 + math.erf(1 / 2))  # of normal scores one deviation apart: Phi(1 / sqrt(2))
+    truth = np.arange(120) < 50
+    hits = 0
+    for _ in range(400):
+        low, area, high = auc_interval(rng.normal(size=120) + truth, truth)
+        assert low < area < high
+        hits += low <= true <= high
+    assert 0.92 < hits / 400 < 0.98
+    assert auc_interval(np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, False, True, True])) == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["ce", "bce"])
