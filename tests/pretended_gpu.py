@@ -118,10 +118,13 @@ class PretendedGPU(TorchDispatchMode):
         return META if self._backward and device == GPU else device
 
     def _look_at(self, func: Any, packet: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if packet in READS or {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
-            masks = packet not in MASKED or any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
-            if masks:
-                self.waits(f"{func} needs values of the device")
+        if packet in MASKED:
+            depends = not _masks_nothing(args)
+        else:
+            tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+            depends = packet in READS or bool(tags & set(func.tags))
+        if depends:
+            self.waits(f"{func} needs values of the device")
         if packet in COPIES:
             self._look_at_copy(func, packet, args, kwargs)
         if self._busy:
@@ -150,6 +153,21 @@ class PretendedGPU(TorchDispatchMode):
         return x.untyped_storage()._cdata in self._pinned
 
 
+def _deep_copy(x: Tensor, memo: dict[int, Any]) -> Tensor:
+    """PyTorch's own copies the memory, of which there is none."""
+    copy = x.detach().clone()
+    copied = (
+        nn.Parameter(copy, x.requires_grad) if isinstance(x, nn.Parameter) else copy.requires_grad_(x.requires_grad)
+    )
+    return memo.setdefault(id(x), copied)
+
+
+def _masks_nothing(args: Any) -> bool:
+    """Whether indices are numbers, or PyTorch makes ``x[mask] = number`` a fill."""
+    masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
+    return not masks or (len(args) > 2 and len(masks) == 1 and args[2].numel() == 1)
+
+
 @contextmanager
 def pretended_gpu() -> Iterator[PretendedGPU]:
     """A machine with one GPU, as far as code can see that neither computes with CUDA's libraries nor looks at values.
@@ -171,6 +189,7 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
 
     answers: dict[str, Any] = {
         "torch.autograd._engine_run_backward": backward,
+        "torch._subclasses.fake_tensor.FakeTensor.__deepcopy__": _deep_copy,
         "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
         "torch.cuda.is_bf16_supported": lambda *_, **__: True,
         "torch.cuda.is_current_stream_capturing": lambda: False,
