@@ -236,6 +236,19 @@ def test_semantic_genesis(tmp_path: Path, exp: Any) -> None:
     )
 
 
+def test_the_validation_of_pre_training() -> None:
+    """The first batch waits for the slices of the picture."""
+    settings = NetworkSettings(**SMALL, norm="batch")
+    module = SemanticModule(make_plan((8, 12, 16)), settings, n_class=5)
+    with pretended_gpu() as gpu, torch.no_grad():
+        batches = list(Batches(gpu.moved(module).eval()))
+        module.validation_step(batches[0], 0)
+        with gpu.busy():
+            for index in range(1, STEPS):
+                module.validation_step(batches[index], index)
+        assert module._sums.device == module._class_sums.device == GPU
+
+
 def test_the_autoencoder(tmp_path: Path) -> None:
     def make(optimization: OptimizationSettings) -> AutoencoderModule:
         plan, choice = make_plan((8, 12, 16)), NetworkChoice(network=NetworkSettings(**SMALL, norm="batch"))
