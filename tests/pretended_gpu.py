@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -162,6 +163,13 @@ def _deep_copy(x: Tensor, memo: dict[int, Any]) -> Tensor:
     return memo.setdefault(id(x), copied)
 
 
+def _as_numpy(x: Tensor) -> np.ndarray:
+    """Ones, of a tensor on the host."""
+    if x.device == GPU:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy: copy it to the host first")
+    return np.ones(x.shape, str(x.dtype).removeprefix("torch."))
+
+
 def _masks_nothing(args: Any) -> bool:
     """Whether indices are numbers, or PyTorch makes ``x[mask] = number`` a fill."""
     masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
@@ -190,6 +198,7 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
     answers: dict[str, Any] = {
         "torch.autograd._engine_run_backward": backward,
         "torch._subclasses.fake_tensor.FakeTensor.__deepcopy__": _deep_copy,
+        "torch._subclasses.fake_tensor.FakeTensor.numpy": _as_numpy,
         "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
         "torch.cuda.is_bf16_supported": lambda *_, **__: True,
         "torch.cuda.is_current_stream_capturing": lambda: False,

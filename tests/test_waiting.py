@@ -141,14 +141,12 @@ def fit(
 
 
 @pytest.fixture(autouse=True)
-def _nothing_pretended_is_kept() -> Iterator[None]:
-    """What is kept for a device is made anew, and is not left to others."""
-    kept = [supervision.places_on]
-    for cache in kept:
-        cache.cache_clear()
+def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton's kernels cannot be launched; what is kept for a device is made anew, and is not left to others."""
+    monkeypatch.setattr(fused, "_triton_builds", lambda: False)
+    supervision.places_on.cache_clear()
     yield
-    for cache in kept:
-        cache.cache_clear()
+    supervision.places_on.cache_clear()
 
 
 def segmentation(
