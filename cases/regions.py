@@ -41,18 +41,15 @@ class Regions:
 
     def channels(self, label: ArrayOrTensor) -> ArrayOrTensor:
         """(N, 1, ...) class values to (N, R, ...) booleans, as arrays or as tensors of the label's device."""
-        members: Any = self._members()
-        if isinstance(label, np.ndarray):
-            return members[:, label[:, 0]].swapaxes(0, 1)
-        no_voxel: Any = label.flatten()[:0] > 0  # a boolean tensor of the same device, without importing torch
-        return no_voxel.new_tensor(members)[:, label[:, 0].long()].transpose(0, 1)
-
-    def _members(self) -> np.ndarray:
-        """(R, 256) booleans: whether a class value belongs to a region."""
-        table = np.zeros((len(self.members), 256), bool)
-        for row, group in zip(table, self.members, strict=True):
-            row[list(group)] = True
-        return table
+        shape = (len(label), len(self.members), *label.shape[2:])
+        # On a GPU a table of members would be copied there in every step, and the host would wait for it.
+        no_voxel: Any = label.reshape(-1)[:0] > 0  # a boolean tensor of the same device, without importing torch
+        inside: Any = np.empty(shape, bool) if isinstance(label, np.ndarray) else no_voxel.new_empty(shape)
+        for region, members in enumerate(self.members):
+            inside[:, region] = label[:, 0] == members[0]
+            for value in members[1:]:
+                inside[:, region] |= label[:, 0] == value
+        return inside
 
     def label(self, inside: ArrayOrTensor) -> ArrayOrTensor:
         """(R, ...) booleans to (...) uint8 class values: inner regions overwrite outer ones."""

@@ -16,6 +16,7 @@ SHIFTS = (16, 15, 15)  # before the first multiplication, between the two, after
 WORD = 0xFFFFFFFF
 
 _FIRST, _SECOND = MULTIPLIERS
+_BEFORE, _BETWEEN, _AFTER = SHIFTS
 
 
 def words(seed: int) -> tuple[np.uint32, np.uint32]:
@@ -27,11 +28,11 @@ def words(seed: int) -> tuple[np.uint32, np.uint32]:
 def mix(x):  # type: ignore[no-untyped-def]
     """A bijection of 32-bit words that changes about half of the bits where one changes."""
     # numba promotes 32-bit arithmetic to 64 bits: every step is cast back.
-    x = u32(x ^ u32(x >> u32(16)))
+    x = u32(x ^ u32(x >> u32(_BEFORE)))
     x = u32(x * u32(_FIRST))
-    x = u32(x ^ u32(x >> u32(15)))
+    x = u32(x ^ u32(x >> u32(_BETWEEN)))
     x = u32(x * u32(_SECOND))
-    return u32(x ^ u32(x >> u32(15)))
+    return u32(x ^ u32(x >> u32(_AFTER)))
 
 
 @njit(inline="always")

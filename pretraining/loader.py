@@ -1,7 +1,8 @@
 """Batches of patches to restore: {"image": corrupted, "target"}, and "class" where the patches have classes.
 
 On the CPU the reading workers corrupt with compiled code. For a GPU they draw the corruption's parameters, which come
-through DALI with the patch, and the whole batch is corrupted on the device, one batch ahead of its consumer.
+through DALI with the patch, and the whole batch is corrupted on the device, one batch ahead of its consumer and on a
+stream of its own, so that it fills what the training step leaves idle.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import torch
 from nvidia.dali import types
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -37,6 +39,7 @@ class RestorationLoader(PatchLoader):
         super().__init__(source, spec, steps=source.sampler.steps_per_epoch, identity=identity)
         self._pairs = source
         self._ahead: tuple[int, Batch] | None = None  # a global step, and its batch
+        self._stream: torch.cuda.Stream | None = None  # of the corruption; made with the first batch
         if source.repeats:
             del self.sampler  # a loader to validate with keeps its own count, and Lightning must not look into it
 
@@ -50,14 +53,36 @@ class RestorationLoader(PatchLoader):
             return super()._batch(global_step)
         step, batch = self._ahead or (-1, {})
         if step != global_step:
-            batch = self._corrupted(global_step)
+            batch = self._queued(global_step)
         self._ahead = None
+        self._hand_over(batch)
         if (global_step + 1) % self._steps:  # the next epoch may be another than the next
-            self._ahead = global_step + 1, self._corrupted(global_step + 1)
+            self._ahead = global_step + 1, self._queued(global_step + 1)
         return batch
 
+    def _queued(self, global_step: int) -> Batch:
+        """Fetch a batch and queue its corruption; on a GPU the copy out of DALI's buffers too is the side stream's."""
+        gpu = self._spec.device_id
+        if gpu is None:
+            return self._corrupted(global_step)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(gpu)
+        with torch.cuda.stream(self._stream):
+            return self._corrupted(global_step)
+
+    def _hand_over(self, batch: Batch) -> None:
+        """Let the consumer's stream wait for the batch, and the memory be reused only after it; the host waits not.
+
+        Called before more is queued, or the consumer would wait for that as well.
+        """
+        if self._stream is None:
+            return
+        consumer = torch.cuda.current_stream(self._stream.device)
+        consumer.wait_stream(self._stream)
+        for tensor in batch.values():
+            tensor.record_stream(consumer)
+
     def _corrupted(self, global_step: int) -> Batch:
-        """Fetch a batch and queue its corruption on the device's stream."""
         fetched = super()._batch(global_step)
         begin = time.perf_counter()
         drawn = [fetched.pop(name) for name in _drawn_names(self._pairs.corruption)]

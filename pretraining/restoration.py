@@ -122,7 +122,8 @@ class RestorationModule(LearningModule):
         patches = len(target)
         error = self.error(restored, batch) * patches
         spread = [x.flatten(2).std(-1).mean(1).sum() for x in (restored, target)]
-        self._sums += torch.stack([error, *spread, error.new_tensor(patches)]).double().cpu()
+        sums = torch.stack([error, *spread, error.new_full((), patches)]).double()
+        self._sums = self._sums.to(sums.device) + sums  # stays there: the next batch need not wait for this one
         if batch_idx == 0:
             three = (batch["target"], batch["image"], restored)
             self.slices = [_middle_slices(x[:SHOWN, 0]) for x in three]

@@ -16,11 +16,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from data_loading import hashing
 from pretraining.genesis import packing
 from pretraining.genesis.cpu import TABLE_STEPS
 
 _CHUNK = 128
 _BLOCK = 1024
+_FINISHED = 512  # voxels of a program of ``_finish``, two a thread: with eight their state fills the registers
+_WARPS = 8
+_FIRST, _SECOND = (tl.constexpr(factor) for factor in hashing.MULTIPLIERS)
+_BEFORE, _BETWEEN, _AFTER = (tl.constexpr(shift) for shift in hashing.SHIFTS)
 _SHUFFLED, _SHUFFLE_SEED = tl.constexpr(packing.SHUFFLED), tl.constexpr(packing.SHUFFLE_SEED)
 _BENT, _PAINTED = tl.constexpr(packing.BENT), tl.constexpr(packing.PAINTED)
 _PAINT_SEED, _BOXES = tl.constexpr(packing.PAINT_SEED), tl.constexpr(packing.BOXES)
@@ -29,9 +34,9 @@ _AROUND = tl.constexpr(packing.AROUND)
 
 @triton.jit
 def _mix(x):  # type: ignore[no-untyped-def]
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
-    x = (x ^ (x >> 15)) * 0x735A2D97
-    return x ^ (x >> 15)
+    x = (x ^ (x >> _BEFORE)) * _FIRST
+    x = (x ^ (x >> _BETWEEN)) * _SECOND
+    return x ^ (x >> _AFTER)
 
 
 @triton.jit
@@ -161,7 +166,8 @@ def _noise(out, seeds, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-de
 def uniform_noise(seeds: Tensor, size: int) -> Tensor:
     """See device.uniform_noise; seeds int32 (R, 2), contiguous."""
     out = torch.empty(len(seeds), size, device=seeds.device)
-    _noise[(triton.cdiv(size, _BLOCK), len(seeds))](out, seeds, size, BLOCK=_BLOCK)
+    with torch.cuda.device_of(seeds):
+        _noise[(triton.cdiv(size, _BLOCK), len(seeds))](out, seeds, size, BLOCK=_BLOCK)
     return out
 
 
@@ -174,10 +180,12 @@ def corrupt(
     size, boxes = shape[0] * shape[1] * shape[2], (channels.shape[1] - packing.BOXES) // 6
     owner = torch.zeros(len(rows), size, dtype=torch.int32, device=rows.device)
     sides = (*shape, *longest)
-    if windows:
-        _own[(windows, len(rows))](owner, channels, *sides, K=boxes, CHUNK=_CHUNK)
     out = torch.empty_like(rows)
-    _finish[(triton.cdiv(size, _BLOCK), len(rows))](
-        rows, out, owner, ends, channels, tables, *sides, K=boxes, STEPS=TABLE_STEPS, BLOCK=_BLOCK
-    )
+    with torch.cuda.device_of(rows):
+        if windows:
+            _own[(windows, len(rows))](owner, channels, *sides, K=boxes, CHUNK=_CHUNK)
+        _finish[(triton.cdiv(size, _FINISHED), len(rows))](
+            rows, out, owner, ends, channels, tables, *sides,
+            K=boxes, STEPS=TABLE_STEPS, BLOCK=_FINISHED, num_warps=_WARPS,
+        )  # fmt: skip
     return out

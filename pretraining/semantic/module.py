@@ -79,7 +79,8 @@ class SemanticModule(RestorationModule):
         restored, scores = self.restore_and_classify(batch["image"])
         entropy = F.cross_entropy(scores, batch["class"], reduction="sum")
         right = (scores.argmax(1) == batch["class"]).sum()
-        self._class_sums += torch.stack([entropy, right, entropy.new_tensor(len(scores))]).double().cpu()
+        sums = torch.stack([entropy, right, entropy.new_full((), len(scores))]).double()
+        self._class_sums = self._class_sums.to(sums.device) + sums
         if restored is not None:
             self.count(restored, batch, batch_idx)
 

@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pretraining.loader import (
     say_why_not,
     workers_corrupt,
 )
+from tests.pretended_gpu import pretended_gpu
 
 PATCH = (8, 12, 16)
 UNCHANGED = GenesisCorruption(GenesisSettings(transformations=("flip",), flip_probability=0.0))
@@ -251,6 +253,61 @@ def test_a_batch_is_corrupted_before_the_one_before_it_is_handed_out(folder, lef
         loader.set_epoch(0)  # what was computed ahead is no longer wanted
         loader.set_epoch(1)
         assert torch.equal(next(iter(loader))["image"], before["image"])
+
+
+class PretendedStream:
+    """Writes down what is asked of streams; the consumer's is "main"."""
+
+    current: ClassVar[list[str]] = ["main"]
+    said: ClassVar[list[tuple[str, ...]]] = []
+
+    def __init__(self, device=None, name="side"):
+        self.device, self.name = torch.device("cuda", 0), name
+
+    def __enter__(self):
+        self.current.append(self.name)
+
+    def __exit__(self, *_):
+        self.current.pop()
+
+    def wait_stream(self, other):
+        self.said.append((self.name, "waits for", other.name))
+
+    def synchronize(self):
+        raise AssertionError("the host waits")
+
+
+def test_a_gpu_corrupts_ahead_on_a_stream_of_its_own_and_the_host_never_waits(folder, monkeypatch):
+    path, plan, cases, _ = folder
+    said = PretendedStream.said
+    said.clear()
+
+    class Seen(GenesisCorruption):
+        def apply_device(self, batch, drawn):
+            said.append((PretendedStream.current[-1], "corrupts"))
+            return batch + 1, batch
+
+    def fetched(loader, step):
+        said.append((PretendedStream.current[-1], "fetches", str(step)))
+        batch = torch.empty(3, 2, *PATCH, device="cuda")
+        return {"patch": batch, **{f"drawn_{i}": batch for i in range(3)}}
+
+    monkeypatch.setattr("runtime.triton.available", lambda: True)
+    monkeypatch.setattr("pretraining.loader.PatchLoader._batch", fetched)
+    monkeypatch.setattr("torch.cuda.Stream", PretendedStream)
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: stream)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: PretendedStream(name="main"))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: said.append((stream.name, "keeps")))
+    loader = restoration_loader(
+        CasePatches(path, cases, 2), plan, loading(), Seen(GenesisSettings()), steps=2, device_id=0
+    )
+    with pretended_gpu() as gpu, gpu.busy():
+        for batch in loader:
+            said.append(("main", "trains"))
+            assert batch["image"].device.type == "cuda"
+    keeps = [("main", "waits for", "side"), ("main", "keeps"), ("main", "keeps")]
+    first, second = ([("side", "fetches", str(i)), ("side", "corrupts")] for i in range(2))
+    assert said == [*first, *keeps, *second, ("main", "trains"), *keeps, ("main", "trains")]
 
 
 def test_a_corruption_without_a_device_form_is_left_to_the_workers(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,11 @@ def resize_label(label: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, new in enumerate(shape, start=2):
         old = label.shape[axis]
         if new != old:
-            places = torch.from_numpy(nearest_places(old, new, corners=True)).to(label.device)
-            label = label.index_select(axis, places)
+            label = label.index_select(axis, places_on(old, new, label.device))
     return label
+
+
+@lru_cache(maxsize=32)
+def places_on(old: int, new: int, device: torch.device) -> Tensor:
+    """Where the labels of an axis come from, moved to the device once: a copy in each step would wait for it."""
+    return torch.from_numpy(nearest_places(old, new, corners=True)).to(device)

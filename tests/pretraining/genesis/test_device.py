@@ -4,15 +4,19 @@ On the CPU this looks at packing, mirroring, deformation and percentiles; the ke
 test_triton_kernels.py, and here on a GPU.
 """
 
+from collections.abc import Callable
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 
 from pretraining.genesis.corruption import GenesisCorruption
-from pretraining.genesis.device import flip, quantile_ends, transform_on_device, uniform_noise
-from pretraining.genesis.sampling import GenesisError, GenesisSettings
+from pretraining.genesis.device import flip, quantile_ends, smoothing_on, transform_on_device, uniform_noise
+from pretraining.genesis.sampling import TRANSFORMATIONS, GenesisError, GenesisSettings
 from pretraining.genesis.transforms import apply_flip, elastic_noise
 from pretraining.semantic.transformations import SemanticTransformations
+from tests.pretended_gpu import pretended_gpu
 from tests.pretraining.corrupted import Z_SCORED, transform_batch
 
 ALWAYS = {"shuffle_probability": 1.0, "nonlinear_probability": 1.0, "paint_probability": 1.0}
@@ -92,3 +96,54 @@ def test_percentiles_are_numpys(device: str) -> None:
 def test_other_batches_are_refused() -> None:
     with pytest.raises(GenesisError, match=r"found torch.float64 \(2, 1, 4, 4, 4\) and 2 seeds"):
         transform_on_device(torch.zeros(2, 1, 4, 4, 4, dtype=torch.float64), [1, 2], GenesisSettings())
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Triton's kernels as their launches alone: no fake tensor can be given to them."""
+    kernels = pytest.importorskip("pretraining.genesis.triton_kernels")
+    launched: list[str] = []
+
+    class Launched:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, int]) -> Callable[..., None]:
+            assert all(side > 0 for side in grid)
+            return lambda *tensors, **_: launched.append(self.name)
+
+    for name in ("_own", "_finish", "_noise"):
+        monkeypatch.setattr(kernels, name, Launched(name))
+    smoothing_on.cache_clear()
+    return launched
+
+
+@pytest.mark.parametrize("percentiles", [None, (0.1, 99.9)])
+@pytest.mark.parametrize("shape", [(2, 2, 12, 16, 20), (2, 1, 16, 20)])
+def test_no_combination_of_transformations_waits_for_the_device(
+    launches: list[str], shape: tuple[int, ...], percentiles: tuple[float, float] | None
+) -> None:
+    chosen = [each for n in range(len(TRANSFORMATIONS) + 1) for each in combinations(TRANSFORMATIONS, n)]
+    with pretended_gpu() as gpu:
+        corrupt_as(TRANSFORMATIONS, shape, percentiles)  # moves what is made once and kept
+        with gpu.busy():
+            for names in chosen:
+                launches.clear()
+                image, target = corrupt_as(names, shape, percentiles)
+                assert image.shape == target.shape == shape
+                assert image.device == target.device == torch.device("cuda", 0)
+                assert launches == ["_noise"] * ("elastic" in names) + ["_own"] * ("shuffle" in names) + ["_finish"]
+        assert not gpu.copied
+    smoothing_on.cache_clear()
+
+
+def corrupt_as(
+    names: tuple[str, ...], shape: tuple[int, ...], percentiles: tuple[float, float] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the pretended GPU, its parameters shaped as the workers draw them."""
+    settings = GenesisSettings(transformations=names, percentiles=percentiles, per_channel=len(names) % 2 == 0)
+    corruption = GenesisCorruption(settings)
+    kinds = {"int32": torch.int32, "float32": torch.float32}
+    arrays = corruption.draw(shape[1:], 5)
+    drawn = [torch.empty(shape[0], *a.shape, dtype=kinds[str(a.dtype)], device="cuda") for a in arrays]
+    return corruption.apply_device(torch.empty(shape, device="cuda"), drawn)

@@ -1,8 +1,7 @@
 """The CUDA kernels of the Genesis transformations equal cpu.py, under Triton's interpreter on the CPU.
 
 The interpreter must be chosen before Triton is imported, so it runs in a process of its own. What it would forgive
-the compiler does not: it compiles the kernels for an H200, for which it needs no GPU. test_device.py runs them on a
-device.
+the compiler does not, which needs no GPU either. test_device.py runs the kernels on a device.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from pretraining.genesis import cpu
 from pretraining.genesis.device import corrupt
 from pretraining.genesis.packing import pack
 from pretraining.genesis.sampling import Curve, Drawn, DrawnChannel, GenesisSettings, Painting
+from tests.compiled_kernels import compiled
 
 triton = pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -29,6 +29,13 @@ CURVES = [Curve((0.1, 0.9, 0.8, 0.2), False), None, Curve((0.9, 0.1, 0.1, 0.4), 
 BOXES = ((2, 3, 4, 6, 9, 9), (4, 4, 10, 9, 12, 18))
 PAINTINGS = [Painting(BOXES, False, 7), Painting(BOXES, True, 2**62 + 1), None, None]
 SEEDS = [2**60 + 5, None, 3, 9]
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes one program after the other."""
+    if INTERPRETED:
+        monkeypatch.setattr("pretraining.genesis.triton_kernels._FINISHED", 4096)
 
 
 def packed(seeds: list[int | None], curves: list[Any], paintings: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,18 +107,24 @@ def test_the_interpreter_agrees(interpret: Callable[[Path], None]) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 @pytest.mark.parametrize("name", ["_own", "_finish", "_noise"])
-def test_all_kernels_compile_for_hopper(name: str) -> None:
-    from pretraining.genesis import triton_kernels
+def test_all_kernels_compile_and_keep_a_multiprocessor_busy(name: str) -> None:
+    """Nothing is spilled, and at least half of the threads that a multiprocessor can hold find registers."""
+    from pretraining.genesis import triton_kernels as kernels
 
-    kernel: Any = getattr(triton_kernels, name)
-    constants = {"CHUNK": 128, "K": 5, "STEPS": 4096, "BLOCK": 1024}
+    kernel: Any = getattr(kernels, name)
+    finishing = name == "_finish"
+    block = kernels._FINISHED if finishing else kernels._BLOCK
+    constants = {"CHUNK": kernels._CHUNK, "K": 5, "STEPS": cpu.TABLE_STEPS, "BLOCK": block}
     floats = ("image", "ends", "tables", *(["out"] if name != "_own" else []))
     pointers = (*floats, "owner", "channels", "seeds")
-    signature = {}
-    for argument in kernel.arg_names:
-        kind = "fp32" if argument in floats else "i32"
-        signature[argument] = "constexpr" if argument in constants else "*" + kind if argument in pointers else "i32"
-    values = {(i,): constants[argument] for i, argument in enumerate(kernel.arg_names) if argument in constants}
-    source = triton.compiler.ASTSource(kernel, signature, values)
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    assert f".entry {name}" in triton.compile(source, target=target).asm["ptx"]
+    types = {n: ("*fp32" if n in floats else "*i32") if n in pointers else "i32" for n in kernel.arg_names}
+    used = {n: value for n, value in constants.items() if n in kernel.arg_names}
+    multiples = (*pointers, "depth", "height", "width", "size")  # of 128 cubed
+    warps = {"num_warps": kernels._WARPS} if finishing else {}
+    targets = []
+    for code in compiled(kernel, types, used, divisible=multiples, **warps):
+        assert f".entry {name}" in code.ptx
+        assert code.spilled == 0
+        assert code.programs() * code.threads >= 1024
+        targets.append(code.target)
+    assert targets == [80, 90, 100]
