@@ -12,9 +12,7 @@ from tests.made_device import MadeDevice, MadeLoader
 
 
 @pytest.mark.parametrize(("load_ms", "step_ms"), [(5.0, 8.7), (20.0, 20.0)])
-def test_loading_passes_while_the_device_works(
-    load_ms: float, step_ms: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loading_passes_while_the_device_works(load_ms: float, step_ms: float, monkeypatch: pytest.MonkeyPatch) -> None:
     made = MadeDevice()
     made.install(monkeypatch)
     loader: Any = MadeLoader(made, 20, load_ms / 1000)
