@@ -43,6 +43,12 @@ install_wheels() {
     wanted=$(printf '%s\n' "$base" "$wheels"/*.whl)
     if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
         command -v "$base" >/dev/null || usage "$base is not installed: set PYTHON or give --python"
+        local packages=() lacking=()
+        if [[ -z $python ]]; then
+            mapfile -t packages < <("$base" benchmarks/gpu_check/wheels.py --plain)
+            mapfile -t lacking < <("$base" benchmarks/gpu_check/wheels.py --plain --lacking "$wheels")
+            [[ ${#lacking[@]} == 0 || -z ${lacking[0]} ]] || usage "--from-wheels $wheels lacks ${lacking[*]}"
+        fi
         rm -rf "$target"
         local pip=("$target/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$wheels")
         if [[ -n $python ]]; then # what the environment below has stays, its PyTorch above all
@@ -50,12 +56,7 @@ install_wheels() {
             "${pip[@]}" --no-deps "$wheels"/*.whl
         else
             "$base" -m venv "$target"
-            local lacking
-            mapfile -t lacking < <("$target/bin/python" benchmarks/gpu_check/wheels.py --plain --lacking "$wheels")
-            [[ ${#lacking[@]} == 0 || -z ${lacking[0]} ]] || usage "--from-wheels $wheels lacks ${lacking[*]}"
-            local wanted_packages
-            mapfile -t wanted_packages < <("$target/bin/python" benchmarks/gpu_check/wheels.py --plain)
-            "${pip[@]}" "${wanted_packages[@]}"
+            "${pip[@]}" "${packages[@]}"
         fi
         echo "$wanted" >"$stamp"
     fi

@@ -60,14 +60,14 @@ class Conditions:
             return cls(folder=folder, device_id=device_id)
         return cls(
             folder=folder,
-            volume_dhw=(40, 44, 48),
-            patch_size=(32, 32, 32),
+            volume_dhw=(20, 24, 28),
+            patch_size=(16, 16, 16),
             channels=2,
             classes=3,
-            filters=(8, 16, 32),
+            filters=(4, 8, 16),
             amp=False,
             windows=2,
-            steps=4,
+            steps=3,
             warmup=1,
             rounds=1,
             workers=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import traceback
 from collections.abc import Callable, Iterator
 
 import torch
@@ -19,6 +20,7 @@ from benchmarks.gpu_check.contenders import (
     whole_scan,
 )
 from benchmarks.gpu_check.report import Row
+from benchmarks.gpu_check.worker import last_line
 from nets.choice import NetworkChoice
 from pretraining.restoration import RestorationModule
 from training.optimization import OptimizationSettings, build_optimizer
@@ -37,7 +39,13 @@ def rows(conditions: Conditions) -> Iterator[Row]:
     }
     note = conditions.what if conditions.gpu else f"{conditions.what}; of the process until then"
     for what, make in makers.items():
-        yield Row(part="memory", what=what, value=peak(make, conditions) / GIB, unit="GiB", better="lower", note=note)
+        try:
+            held = peak(make, conditions) / GIB
+        except Exception as error:  # above all that there is not enough of it, which costs this row alone
+            traceback.print_exc()
+            yield Row(part="memory", what=what, error=last_line(error))
+        else:
+            yield Row(part="memory", what=what, value=held, unit="GiB", better="lower", note=note)
 
 
 def peak(make: Callable[[Conditions], Step], conditions: Conditions) -> int:

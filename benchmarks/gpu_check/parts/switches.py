@@ -30,7 +30,9 @@ def rows(conditions: Conditions) -> Iterator[Row]:
         "--ema": lambda: trained(conditions, averaging=averaging(conditions)),
     }
     for name in COMPILED:
-        if name in known:
+        if name in known and not conditions.gpu:
+            yield Row(part="switches", what=f"--{name}", value="left out without a GPU: it compiles for a minute")
+        elif name in known:
             contenders[f"--{name}"] = partial(trained, conditions, f"--{name}")
         else:
             yield Row(part="switches", what=f"--{name}", value="not in this version")

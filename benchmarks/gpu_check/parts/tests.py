@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.gpu_check.conditions import Conditions
@@ -23,9 +24,12 @@ MARGIN = 5  # seconds before the part's own end, so that what passed until then 
 
 def rows(conditions: Conditions) -> Iterator[Row]:
     yield from counted("tests marked gpu", ["-m", "gpu", *conditions.tests], conditions)
-    if not conditions.gpu:
+    what = "Triton's kernels compile, without a GPU"
+    if not conditions.gpu and find_spec("triton") is None:
+        yield Row(part="tests", what=what, value="Triton is not installed")
+    elif not conditions.gpu:
         kernels = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_triton_kernels.py"))
-        yield from counted("Triton's kernels compile, without a GPU", ["-k", "compile_for", *kernels], conditions)
+        yield from counted(what, ["-k", "compile_for", *kernels], conditions)
 
 
 def counted(what: str, arguments: Sequence[str], conditions: Conditions) -> Iterator[Row]:
@@ -58,7 +62,7 @@ def run(arguments: Sequence[str], seconds: float) -> tuple[str, bool]:
     """What pytest says, and whether it came to its end."""
     command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=line", "--color=no", "-p", "no:cacheprovider"]
     command.append("--continue-on-collection-errors")
-    environment = os.environ | {"PYTHONUTF8": "1"}
+    environment = os.environ | {"PYTHONUTF8": "1", "COLUMNS": "400"}  # room for reasons
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = subprocess.Popen(
             [*command, *arguments], cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT
