@@ -12,7 +12,10 @@ from rich.table import Table
 
 from benchmarks.record import RecordError, Results, read_record
 
-SAME_SETTINGS = ("mode", "dim", "batch_size", "amp", "gpus", "nodes", "volume", "patch_size", "flags")
+SAME_SETTINGS = (
+    *("mode", "dim", "batch_size", "amp", "gpus", "nodes"),
+    *("volume", "patch_size", "channels", "classes", "flags"),
+)
 SAME_MACHINE = ("cpu", "cores", "gpus")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,20 @@ import torch
 from benchmarks import genesis, loader
 from benchmarks.against import Gate, small_sizes
 from benchmarks.checks import among
+from benchmarks.made_up import GOALS, SMALL, sizes_on
 from benchmarks.record import Metric, Results, latencies
 from benchmarks.through_main import measure_main
 from benchmarks.turns import settings_of
 from benchmarks.works import WORKS, WorkSettings, preprocessed, repeat
 from cases.folder import preprocessed_folder
-from cases.settings import Settings, above, as_json, at_least, setting
+from cases.settings import Settings, above, as_json, at_least, setting, shown
 from cli.launch import switches
 from runtime.dllogger_backend import RunLogger
+
+
+def _by_device(name: str) -> str:
+    """A size of made-up data on either device, in words."""
+    return f"{shown(getattr(GOALS, name))} on a GPU, {shown(getattr(SMALL, name))} on a CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class MeasureSettings(Settings):
     nodes: int = setting(1, "nodes", check=above(0), kept=False)
     dim: Literal[2, 3] = setting(3, "dimensions of the network")
     batch_size: int = setting(2, "patches at once", check=above(0))
-    amp: bool = setting(False, "mixed precision")
+    amp: bool | None = setting(None, "mixed precision; None: on a GPU")
     train_batches: int = setting(200, "steps that train, loader and genesis measure, warm-up included", check=above(0))
     test_batches: int = setting(
         200, "batches (predict) or cases (preprocess, inference), warm-up included", check=above(0)
@@ -46,8 +52,16 @@ class MeasureSettings(Settings):
     data: Path | None = setting(None, "preprocessed folder, for preprocess a dataset's; None: made-up scans")
     task: str | None = setting(None, "task number, whose preprocessed folder lies below /data")
     results: Path = setting(Path("results"), "where results go", kept=False)
-    volume: tuple[int, int, int] = setting((96, 112, 104), "sides of made-up scans, D H W", check=above(0))
-    patch_size: tuple[int, int, int] = setting((64, 64, 64), "patch of made-up data, D H W", check=above(0))
+    volume: tuple[int, int, int] | None = setting(
+        None, f"sides of made-up scans, D H W; None: {_by_device('volume_dhw')}", check=above(0)
+    )
+    patch_size: tuple[int, int, int] | None = setting(
+        None, f"patch of made-up data, D H W; None: {_by_device('patch_size')}", check=above(0)
+    )
+    channels: int | None = setting(None, f"channels of made-up scans; None: {_by_device('channels')}", check=above(0))
+    classes: int | None = setting(
+        None, f"classes of made-up scans, with the background; None: {_by_device('classes')}", check=above(1)
+    )
     cases: int = setting(8, "number of made-up scans", check=above(0))
     parts: tuple[str, ...] = setting(
         tuple(WORKS), f"parts for check and --against, of {', '.join(WORKS)}", check=among(WORKS)
@@ -60,7 +74,7 @@ class MeasureSettings(Settings):
 
     def faults(self) -> list[str]:
         faults = []
-        if len(self.volume) != 3 or len(self.patch_size) != 3:
+        if any(sides is not None and len(sides) != 3 for sides in (self.volume, self.patch_size)):
             faults.append("--volume and --patch_size have three sides")
         if self.mode != "check" and self.against is None and self.warmup >= self.batches:
             faults.append(f"{self.batches} batches leave nothing to measure after --warmup {self.warmup}")
@@ -87,15 +101,31 @@ class MeasureSettings(Settings):
         return 0 if gpus else None
 
     @property
+    def settled(self) -> MeasureSettings:
+        """With the sizes that nobody gave, which the device decides: the goals' on a GPU."""
+        sizes = sizes_on(self.device_id)
+        found: dict[str, Any] = {
+            "volume": sizes.volume_dhw,
+            "patch_size": sizes.patch_size,
+            "channels": sizes.channels,
+            "classes": sizes.classes,
+            "amp": sizes.amp,
+        }
+        return replace(self, **{name: value for name, value in found.items() if getattr(self, name) is None})
+
+    @property
     def works(self) -> WorkSettings:
+        settled: Any = self.settled
         return WorkSettings(
             data=self.folder,
-            volume_dhw=self.volume,
-            patch_size=self.patch_size,
+            volume_dhw=settled.volume,
+            patch_size=settled.patch_size,
+            channels=settled.channels,
+            classes=settled.classes,
             cases=self.cases,
             batch_size=self.batch_size,
             dim=self.dim,
-            amp=self.amp,
+            amp=settled.amp,
             device_id=self.device_id,
         )
 
@@ -133,10 +163,10 @@ def measure(settings: MeasureSettings) -> Results:
     if mode == "loader" and settings.folder is None and settings.dim == 3:
         results |= beside_whole_volumes(settings)
     if mode == "genesis":
-        loops = genesis.run(genesis.GenesisBenchmark(patch_size=settings.patch_size, repeats=10))
+        loops = genesis.run(genesis.GenesisBenchmark(patch_size=settings.works.patch_size, repeats=10))
         results["genesis_speedup"] = Metric(value=loops["pair"]["ratio"], unit="times the loops", better="higher")
     logger = RunLogger(settings.results / settings.logname)
-    logger.log(step="PARAMETER", data=as_json(settings))
+    logger.log(step="PARAMETER", data=as_json(settings.settled))
     log_results(logger, results)
     return results
 
@@ -144,8 +174,8 @@ def measure(settings: MeasureSettings) -> Results:
 def beside_whole_volumes(settings: MeasureSettings) -> Results:
     """The loader beside a pipeline that reads whole volumes, and on the CPU what each effect costs."""
     sizes = loader.LoaderBenchmark(
-        patch_size=settings.patch_size,
-        volume_dhw=settings.volume,
+        patch_size=settings.works.patch_size,
+        volume_dhw=settings.works.volume_dhw,
         batch_size=settings.batch_size,
         device_id=settings.device_id,
     )
@@ -197,7 +227,7 @@ def through_main(settings: MeasureSettings, extra: Sequence[str]) -> Results:
         return measure_main(
             settings.mode,
             flags,
-            [*switches(settings, ("amp",)), *extra],
+            [*switches(settings.settled, ("amp",)), *extra],
             results=settings.results,
             logname=settings.logname,
             rounds=settings.rounds or 1,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import preprocess
-from benchmarks.made_up import made_up_plan, make_cases
+from benchmarks.made_up import make_cases, plan_of
 from cases.case import CaseError, list_cases, open_array, read_info
 from cases.plan import Plan
 from data_loading.augmentation.pipeline import Augmentation
@@ -44,6 +44,7 @@ class WorkSettings:
         data: preprocessed folder (preprocess: a dataset's folder); None makes up scans in a temporary one.
         volume_dhw: of made-up scans.
         patch_size: of made-up plans, (D, H, W); a 2D plan takes the last two.
+        channels, classes: of made-up scans.
         cases: how many are made up.
         filters: of the network; None as the plan has it.
         device_id: the GPU; None for the CPU.
@@ -58,6 +59,8 @@ class WorkSettings:
     amp: bool = False
     filters: tuple[int, ...] | None = None
     device_id: int | None = None
+    channels: int = 1
+    classes: int = 3
 
     @property
     def device(self) -> torch.device:
@@ -101,8 +104,9 @@ def preprocessed(settings: WorkSettings) -> Iterator[tuple[Path, Plan]]:
         yield settings.data, Plan.load(settings.data)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        make_cases(Path(temporary), settings.volume_dhw, settings.cases)
-        plan = made_up_plan(settings.patch_size)
+        kinds = {"channels": settings.channels, "classes": settings.classes}
+        make_cases(Path(temporary), settings.volume_dhw, settings.cases, **kinds)
+        plan = plan_of(settings.patch_size, **kinds)
         if settings.dim == 2:
             plan = plan.with_(dim=2, patch_size=settings.patch_size[1:], mirror_axes=(0, 1))
         plan.save(Path(temporary))
@@ -167,7 +171,10 @@ def genesis(settings: WorkSettings) -> Iterator[Work]:
 
 @contextmanager
 def inference(settings: WorkSettings) -> Iterator[Work]:
-    """A whole stored case to a label map on its scan's grid, by a network with random weights."""
+    """A whole stored case to a label map on its scan's grid, by a network with random weights.
+
+    Each ends on the CPU, so that cases do not overlap: nothing is loaded meanwhile that could.
+    """
     with preprocessed(settings) as (folder, plan):
         network = build_network(plan, network_settings(settings)).to(settings.device).eval()
         windows = SlidingWindow(patch_size=plan.patch_size, batch_size=settings.batch_size)
@@ -195,7 +202,11 @@ def inference(settings: WorkSettings) -> Iterator[Work]:
 
 @contextmanager
 def training_step(settings: WorkSettings) -> Iterator[Work]:
-    """One optimiser step on a constant batch, as main.py's without its loop."""
+    """One optimiser step on a constant batch, as main.py's without its loop.
+
+    Each is waited for, as a work's step promises, which hides no loading since there is none. What the device does with
+    the next step in its queue, main.py --benchmark tells.
+    """
     with preprocessed(replace(settings, cases=1)) as (folder, plan):
         network = build_network(plan, network_settings(settings)).to(settings.device)
         optimizer = build_optimizer(network.parameters(), OptimizationSettings())

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.files import whole_file
 from runtime.dllogger_backend import RunLogger
-from runtime.latency import latency_units, summarise_latencies
+from runtime.latency import StepClock, latency_units, summarise_latencies
 
 
 class EpochLog(Callback):
@@ -101,36 +101,32 @@ class LateEvaluation(Callback):
 class StopWatch(Callback):
     """Throughput and latency of training steps: epoch 0 warms up, epoch 1 is measured after ``warmup`` steps.
 
-    A step lasts from one batch's end to the next one's, so that waiting for data counts.
+    A step lasts from one batch's end to the next one's, so that waiting for data counts. On a GPU the host's time in
+    the loader passes while the device does the step before, as in a training that nobody measures; what the device
+    had to wait for shows in the throughput.
     """
 
     def __init__(self, warmup: int, batch_size: int) -> None:
         self.warmup, self.batch_size = warmup, batch_size
-        self._times: list[float] = []
-        self._waited = 0.0
-        self._last = 0.0
+        self._waited = 0.0  # for data, when the measurement began
         self.result: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clock = StepClock(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.current_epoch == 0 or batch_idx + 1 < self.warmup:
-            return
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
-        now = time.perf_counter()
-        if self._last:
-            self._times.append(now - self._last)
-        else:
+        self._clock.tick()
+        if trainer.current_epoch == 0 or batch_idx + 1 <= max(self.warmup, 1):
+            self._clock.restart()
             self._waited = _loader(trainer).wait_seconds
-        self._last = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._times:
-            images = self.batch_size * trainer.world_size
-            self.result = summarise_latencies("train", self._times, images)
-            waited = _loader(trainer).wait_seconds - self._waited
-            self.result["data_wait_train"] = 100 * waited / sum(self._times)
+        if times := self._clock.seconds():
+            span, images = self._clock.span, self.batch_size * trainer.world_size
+            self.result = summarise_latencies("train", times, images, span=span)
+            self.result["data_wait_train"] = 100 * (_loader(trainer).wait_seconds - self._waited) / span
 
 
 def describe_latency(logger: RunLogger, mode: str) -> None:

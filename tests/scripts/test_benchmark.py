@@ -44,6 +44,7 @@ def test_train_compares_the_loader_with_a_constant_batch(tmp_path: Path) -> None
     ratio = constant["latency_train_50"] / results["latency_train_50"].value
     assert results["loader_efficiency"].value == pytest.approx(ratio)
     assert record["settings"]["flags"][0] == "--filters"
+    assert (record["settings"]["channels"], record["settings"]["amp"]) == (1, False)  # of a CPU, written out
 
 
 def test_records_are_json_that_anyone_reads(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The protocol of the process that does the parts."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.gpu_check import worker
+from benchmarks.gpu_check.conditions import Conditions
+from benchmarks.gpu_check.report import Row
+from cases.registry import Registry
+
+
+def good(conditions: Conditions) -> Iterator[Row]:
+    yield Row(part="good", what="limit", value=conditions.limit)
+
+
+def bad(conditions: Conditions) -> Iterator[Row]:
+    yield Row(part="bad", what="before", value=1)
+    raise RuntimeError("CUDA error:\nan illegal memory access\n")
+
+
+def test_rows_and_errors_are_answers(tiny: Conditions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MEASURES", Registry("part", {"good": good, "bad": bad}))
+    asked = [tiny.to_json(), {"part": "bad", "limit": 5}, {"part": "good", "limit": 7}]
+    answers = io.StringIO()
+    worker.serve([json.dumps(request) for request in asked], answers)
+    found = [json.loads(text) for text in answers.getvalue().splitlines()]
+    assert [next(iter(answer)) for answer in found] == ["row", "failed", "row", "done"]
+    assert found[1]["failed"] == "RuntimeError: an illegal memory access"
+    assert Row(**found[2]["row"]) == Row(part="good", what="limit", value=7)
+
+
+def test_the_last_line_of_an_error() -> None:
+    assert worker.last_line(ValueError()) == "ValueError"
+    assert worker.last_line(ValueError("a\nb" + 300 * "c")) == "ValueError: b" + 199 * "c"
