@@ -6,6 +6,7 @@ schedule, ``self.log`` and the callbacks, from the second batch on. The first ma
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch.optim import swa_utils
 
 from cases.plan import Plan
 from cases.regions import Regions
@@ -35,6 +37,7 @@ from pretraining.semantic.module import SemanticModule
 from runtime.dllogger_backend import RunLogger
 from tests.conftest import make_plan
 from tests.pretended_gpu import GPU, PretendedGPU, Waits, pretended_gpu
+from training.averaging import AveragedWeights
 from training.checkpoint import SaveSettings
 from training.classification import ClassificationModule, ClassificationSettings
 from training.fitting import FitSettings, build_trainer, training_arguments, training_callbacks
@@ -116,14 +119,19 @@ class Batches:
 
 
 def fit(
-    make: Make, folder: Path, *, precision: str = "bf16-mixed", optimization: OptimizationSettings = ADAM
+    make: Make,
+    folder: Path,
+    *,
+    precision: str = "bf16-mixed",
+    optimization: OptimizationSettings = ADAM,
+    ema: float = 0.0,
 ) -> PretendedGPU:
     """Train an epoch as main.py does, but without evaluation and checkpoints."""
     module = make(optimization)
     logger, save = RunLogger(folder / "log.json"), SaveSettings(save_ckpt=False)
     with pretended_gpu() as gpu:
         devices: dict[str, Any] = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": "32-true"}
-        settings = FitSettings(epochs=1)
+        settings = FitSettings(epochs=1, ema=ema)
         trainer = build_trainer(
             devices | {"strategy": OnPretendedGPU(gpu)},
             "disabled",
@@ -200,6 +208,31 @@ def test_every_optimiser_and_precision(tmp_path: Path, optimizer: Any, clip: flo
             fit(segmentation, tmp_path, precision=precision, optimization=optimization)
     else:
         fit(segmentation, tmp_path, precision=precision, optimization=optimization)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: str) -> None:
+    """They lie where the weights do, which batch norm's counters follow."""
+    averages: list[AveragedWeights] = []
+    start = AveragedWeights.on_fit_start
+
+    def on_fit_start(self: AveragedWeights, trainer: Any, pl_module: Any) -> None:
+        monkeypatch.setattr(swa_utils.AveragedModel, "to", lambda model, _: trainer.strategy.gpu.moved(model))
+        averages.append(self)
+        start(self, trainer, pl_module)
+
+    def make(optimization: OptimizationSettings) -> SegmentationModule:
+        module = segmentation(optimization, norm=norm)
+        copied = copy.deepcopy(module)  # which fake tensors cannot be
+        monkeypatch.setattr(swa_utils, "deepcopy", lambda _: copied)
+        return module
+
+    monkeypatch.setattr(AveragedWeights, "on_fit_start", on_fit_start)
+    gpu = fit(make, tmp_path, ema=0.9)
+    (average,) = averages
+    assert average._average_model is not None
+    assert {tensor.device for tensor in average._average_model.state_dict().values()} == {GPU}
+    assert gpu.calls.count("aten._foreach_lerp_") == STEPS - 2
 
 
 @pytest.mark.parametrize("kind", ["ce", "bce"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.settings import Settings, above, at_least, below_one, setting
@@ -17,6 +17,7 @@ from nets.weights.own import read_own
 from runtime.affinity import Binding, Mode
 from runtime.dllogger_backend import RunLogger
 from runtime.memory import keep_freed_memory
+from training.averaging import AveragedWeights
 from training.callbacks import EpochLog, LateEvaluation, Profile
 from training.checkpoint import LAST, SaveSettings, WholeFiles
 from training.learning import LearningModule, TrainingError
@@ -97,7 +98,7 @@ def training_callbacks(
         ),
     ]
     if settings.ema:
-        callbacks.append(EMAWeightAveraging(decay=settings.ema))
+        callbacks.append(AveragedWeights(settings.ema))
     if settings.profile:
         callbacks.append(Profile(results))
     if save.save_ckpt:

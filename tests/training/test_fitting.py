@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from cases.plan import Plan
 from inference.sliding_window import SlidingWindow, WindowSettings
 from nets.build import build_network
 from nets.dynamic_unet import NetworkSettings
 from runtime.dllogger_backend import RunLogger
+from training.averaging import AveragedWeights
 from training.callbacks import Profile
 from training.checkpoint import SaveSettings
 from training.fitting import FitSettings, build_trainer, training_arguments, training_callbacks
@@ -68,9 +69,9 @@ def test_callbacks_follow_the_settings(make_folder: MakeFolder, tmp_path: Path) 
     assert (best.monitor, best.mode, best.filename) == ("dice", "max", "{epoch}-{dice:.2f}")
     assert (last.monitor, last.filename) == (None, "last")
     assert Path(str(best.dirpath)) == tmp_path / "kept" / "checkpoints"
-    assert {EMAWeightAveraging, Profile} <= {type(callback) for callback in made}
+    assert {AveragedWeights, Profile} <= {type(callback) for callback in made}
     bare = training_callbacks(FitSettings(), SaveSettings(save_ckpt=False), module, logger, tmp_path)
-    assert not {EMAWeightAveraging, Profile, ModelCheckpoint} & {type(callback) for callback in bare}
+    assert not {AveragedWeights, Profile, ModelCheckpoint} & {type(callback) for callback in bare}
 
 
 def test_the_trainer_takes_the_groups(tmp_path: Path) -> None:
