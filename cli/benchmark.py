@@ -22,7 +22,6 @@ from data_loading.loader import PatchLoader
 from data_loading.module import BatchSettings, LoaderSettings, SliceSettings, patch_loader
 from data_loading.sources.sampling import PlaceSettings
 from nets.build import build_network
-from nets.choice import NetworkChoice
 from nets.dynamic_unet import SegmentationNetworkSettings
 from runtime.devices import DeviceSettings, build_fabric, global_rank, gpu_of
 from runtime.dllogger_backend import LogSettings, RunLogger, open_log
@@ -106,7 +105,7 @@ def measure_prediction(given: Given, fabric: Fabric) -> dict[str, float]:
     path, folder = given[StartSettings].ckpt_path, given[FolderSettings].folder()
     checkpoint = read_checkpoint(path) if path else None
     plan = checkpoint.plan if checkpoint else given[FolderSettings].plan()
-    network = checkpoint.build() if checkpoint else build_network(plan, NetworkChoice.of(given))
+    network = checkpoint.build() if checkpoint else build_network(plan, building.network_choice(given, plan))
     fabric.to_device(network).eval()
     steps, warmup = given[LimitSettings].test_batches or PREDICTED, given[BenchmarkSettings].warmup
     loader = patch_loader(

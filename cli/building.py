@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from nets.build import build_network
 from nets.choice import NetworkChoice
 from nets.dynamic_unet import NetworkSettings
 from nets.weights.matching import TransferSettings, start_from_weights
-from runtime.devices import DeviceSettings, devices, global_rank, gpu_of
+from runtime.devices import DeviceSettings, Layout, devices, global_rank, gpu_of, usable_layout
 from runtime.dllogger_backend import LogSettings, ResultsSettings, RunLogger, open_log
 from training.checkpoint import SaveSettings, StartSettings, find_resumable, read_checkpoint
 from training.classification import ClassificationModule, ClassificationSettings
@@ -60,10 +61,21 @@ def flipped_axes(settings: TTASettings, plan: Plan) -> tuple[int, ...]:
     return axes
 
 
+def network_choice(given: Given, plan: Plan) -> NetworkChoice:
+    """The network that the settings name, in a memory layout that the devices can use."""
+    choice = NetworkChoice.of(given)
+    return with_layout(choice, usable_layout(choice.network.layout, given[DeviceSettings], plan.dim))
+
+
+def with_layout(choice: NetworkChoice, layout: Layout) -> NetworkChoice:
+    """The same network in this memory layout."""
+    return replace(choice, network=replace(choice.network, layout=layout))
+
+
 def build_module(given: Given, plan: Plan) -> SegmentationModule:
     """A new segmentation network with everything that it needs to train."""
     regions = given[RegionSettings].regions(plan.labels)
-    choice = NetworkChoice.of(given)
+    choice = network_choice(given, plan)
     return SegmentationModule(
         plan,
         build_network(plan, choice, out_channels=len(regions.names) if regions else plan.n_class),
@@ -97,7 +109,7 @@ def build_class_module(given: Given, plan: Plan) -> ClassificationModule:
     settings = given[ClassificationSettings]
     return ClassificationModule(
         plan,
-        NetworkChoice.of(given),
+        network_choice(given, plan),
         read_classes(settings.labels_csv, list_cases(given[FolderSettings].folder()), settings.kind),
         settings=settings,
         windows=SlidingWindow.of(plan, given[WindowSettings]),

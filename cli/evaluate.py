@@ -25,6 +25,7 @@ from inference.sliding_window import WindowSettings
 from inference.tta import TTASettings
 from runtime.devices import DeviceSettings, global_rank, gpu_of
 from runtime.dllogger_backend import LogSettings, open_log
+from runtime.hardware import Hardware
 from training.classification import ClassTableSettings, write_scores
 from training.fitting import LimitSettings
 from training.losses import LossSettings
@@ -54,6 +55,10 @@ def segmentation(given: Given) -> int:
     cases = validation_cases(given, folder)
     module = trained.trained_module(given, checkpoint)
     trainer = plain_trainer(given, [RichProgressBar()])
+    if trainer.is_global_zero and gpu_of(trainer) is not None:
+        last = checkpoint.network.network.layout == "NDHWC"
+        device, precision = trainer.strategy.root_device, str(trainer.precision)
+        print(Hardware(device=device, precision=precision, channels_last=last), flush=True)
     data = VolumeDataModule(folder, checkpoint.plan, cases, gpu_of(trainer))
     trainer.validate(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:

@@ -48,6 +48,8 @@ class Labelling:
         self.segmenter: Segmenter = build_segmenter(given, source, self.fabric, keep_probabilities=keep_probabilities)
         if not self.fabric.is_global_zero:
             return
+        if self.device.type == "cuda":
+            print(self.segmenter.hardware, flush=True)
         if isinstance(source, PublishedNetwork):
             size = "x".join(map(str, source.plan.patch_size))
             print(f"Scans are resized to {size} (D, H, W); --patch_size D H W where the network was trained otherwise")

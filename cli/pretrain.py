@@ -17,7 +17,7 @@ from pretraining import METHODS, MethodSettings
 from pretraining.base import Run
 from pretraining.loader import RestorationDataModule
 from pretraining.restoration import RestorationPictures, RestorationSettings
-from runtime.devices import gpu_of
+from runtime.devices import DeviceSettings, gpu_of, usable_layout
 from runtime.dllogger_backend import LogSettings
 from training.optimization import OptimizationSettings
 
@@ -26,13 +26,15 @@ def pretrain(given: Given) -> int:
     """Learn from unlabelled scans."""
     seed_everything(given[LoaderSettings].seed, verbose=False)
     folder, results = given[FolderSettings].folder(), given[LogSettings].results
+    devices, choice = given[DeviceSettings], NetworkChoice.of(given)
+    layout = usable_layout(choice.network.layout, devices, given[FolderSettings].dim)
     run = Run(
         folder=folder,
         results=results,
         fold=given[FoldSettings].fold,
         load_plan=given[FolderSettings].plan,
         load_fold=lambda: building.training_cases(given),
-        network=NetworkChoice.of(given),
+        network=building.with_layout(choice, layout),
         optimization=given[OptimizationSettings],
         record=given.as_json(),
     )

@@ -16,12 +16,14 @@ from cases.folder import FolderSettings
 from cases.plan import Plan
 from cases.regions import Regions, brats_regions
 from cases.settings import Given, Settings, setting
-from cli.building import flipped_axes
+from cli.building import flipped_axes, with_layout
 from data_loading.sources.classes import read_classes
 from inference.medicalnet import PublishedNetwork, read_published
 from inference.predict import PredictSettings
 from inference.sliding_window import Predictor, SlidingWindow, WindowSettings
 from inference.tta import TTASettings
+from runtime.devices import DeviceSettings, half_on_gpu, usable_layout
+from runtime.hardware import Hardware
 from training.checkpoint import Checkpoint, CheckpointError, ForeignCheckpointError, Kind, read_checkpoint
 from training.classification import ClassificationModule, ClassificationSettings, ClassTableSettings
 from training.losses import build_loss
@@ -36,7 +38,10 @@ class TrainedSettings(Settings):
 
     ckpt_path: Path = setting(help="checkpoint of a trained network", kept=False)
     layout: Literal["NCDHW", "NDHWC"] | None = setting(
-        None, "memory layout of activations, NDHWC is channels-last; None: as it was trained", kept=False
+        None,
+        "memory layout of activations, NDHWC is channels-last; None: as it was trained, but NDHWC in 3D with --amp "
+        "on a GPU",
+        kept=False,
     )
     trust: tuple[str, ...] = setting(
         (),
@@ -67,11 +72,11 @@ def own_checkpoint(given: Given, kind: Kind | None = "segmentation") -> Checkpoi
     checkpoint = read_checkpoint(settings.ckpt_path, trusted=settings.trust)
     if kind is not None:
         checkpoint.check_kind(kind)
-    if settings.layout is not None:
-        choice = checkpoint.network
-        choice = replace(choice, network=replace(choice.network, layout=settings.layout))
-        checkpoint = replace(checkpoint, network=choice)
-    return checkpoint
+    devices, layout = given[DeviceSettings], settings.layout or checkpoint.network.network.layout
+    if settings.layout is None and checkpoint.plan.dim == 3 and half_on_gpu(devices):
+        layout = "NDHWC"
+    layout = usable_layout(layout, devices, checkpoint.plan.dim)
+    return replace(checkpoint, network=with_layout(checkpoint.network, layout))
 
 
 def any_checkpoint(given: Given) -> Source:
@@ -133,6 +138,7 @@ class Segmenter:
     plan: Plan
     predictor: Predictor
     wanted: PredictSettings
+    hardware: Hardware
 
     @property
     def regions(self) -> Regions | None:
@@ -158,7 +164,12 @@ def build_segmenter(given: Given, source: Source, fabric: Fabric, *, keep_probab
         keep_probabilities=keep_probabilities,
         autocast=fabric.autocast,
     )
-    return Segmenter(plan=source.plan, predictor=predictor, wanted=wanted)
+    hardware = Hardware(
+        device=fabric.device,
+        precision=str(fabric.strategy.precision.precision),
+        channels_last=isinstance(source, Checkpoint) and source.network.network.layout == "NDHWC",
+    )
+    return Segmenter(plan=source.plan, predictor=predictor, wanted=wanted, hardware=hardware)
 
 
 def _first_head(network: torch.nn.Module, windows: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ down-samplings below; parameters are named by level, so that networks of other d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +58,17 @@ class NetworkSettings(Settings):
     res_block: bool = setting(False, "residual blocks in the encoder; the decoder stays plain")
     more_chn: bool = setting(False, "64, 96, 128, 192, 256, 384, 512, ... channels, in the encoder and the decoder")
     layout: Literal["NCDHW", "NDHWC"] = setting(
-        "NCDHW", "memory layout of activations; NDHWC is channels-last, faster in mixed precision", kept=False
+        "NCDHW",
+        "memory layout of activations; NDHWC is channels-last, faster in mixed precision: --amp on a GPU takes it in "
+        "3D where this flag is not given",
+        kept=False,
     )
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Mixed precision on a GPU wants 3D networks channels-last: its tensor cores take that layout alone."""
+        half = given.get("amp") and given.get("gpus") != 0 and torch.cuda.is_available()
+        return {"layout": "NDHWC"} if half and "layout" not in given and given.get("dim", 3) == 3 else {}
 
     def faults(self) -> list[str]:
         """Names that are in no table, and settings that the encoder does not read."""

@@ -16,6 +16,14 @@ def available() -> bool:
 
     Asked for when a kernel is wanted, not at import; the answer is kept.
     """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return not why_not()
+
+
+def why_not() -> str:
+    """What is missing, in words; empty where nothing is."""
+    if find_spec("triton") is None:
+        return "no Triton"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler for Triton"
     header = Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h")
-    return find_spec("triton") is not None and compiler is not None and header.is_file()
+    return "" if header.is_file() else "no Python.h for Triton"

@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.settings import Settings, above, at_least, below_one, setting
 from nets.weights.own import read_own
 from runtime.affinity import Binding, Mode
+from runtime.devices import LONGEST_WAIT
 from runtime.dllogger_backend import RunLogger
+from runtime.hardware import Hardware
 from runtime.memory import keep_freed_memory
 from training.averaging import AveragedWeights
 from training.callbacks import EpochLog, LateEvaluation, Profile
 from training.checkpoint import LAST, SaveSettings, WholeFiles
 from training.learning import LearningModule, TrainingError
 from training.optimization import STRETCHED, OptimizationSettings
+from training.stopping import AgreedStop
 from training.synchronise import SynchronisedNorms
-
-PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +144,16 @@ def build_trainer(
     Raises:
         TrainingError: for synchronised batch norm over several processes on the CPU, which PyTorch has not.
     """
-    cpu = devices["accelerator"] == "cpu"
+    cpu, strategy = devices["accelerator"] == "cpu", devices["strategy"]
     if cpu:
         keep_freed_memory()
     if sync_batchnorm and cpu and devices["devices"] * devices["num_nodes"] > 1:
         raise TrainingError("--sync_batchnorm is for GPUs: leave it out where --gpus is 0")
+    if strategy == "ddp":  # the graph is the same in every step, and no rank is given up while others still predict
+        strategy = DDPStrategy(gradient_as_bucket_view=True, static_graph=True, timeout=LONGEST_WAIT)
+        callbacks = [AgreedStop(), *callbacks]
     return Trainer(
-        **devices,
+        **{**devices, "strategy": strategy},
         num_sanity_val_steps=0,
         benchmark=True,
         use_distributed_sampler=False,
@@ -231,13 +235,12 @@ def describe_run(trainer: Trainer, module: LearningModule, batch_size: int, case
     patch = "x".join(map(str, module.plan.patch_size))
     ranks = f" on each of {trainer.world_size} ranks" if trainer.world_size > 1 else ""
     begin = f", from epoch {trainer.current_epoch} on" if trainer.current_epoch else ""
-    gpu = module.device.type == "cuda"
-    device = torch.cuda.get_device_name(module.device) if gpu else "CPU"
+    last = module.network_settings.network.layout == "NDHWC"
+    hardware = Hardware(device=module.device, precision=str(trainer.precision), channels_last=last)
     return (
         f"{module.learns}: {module.network_settings.encoder} with filters {filters}, {millions:.2f} M parameters; "
         f"patch {patch}, batch {batch_size}{ranks}; {cases[0]} training and {cases[1]} validation cases; "
-        f"{trainer.num_training_batches} steps an epoch, {trainer.max_epochs} epochs{begin}; {device}, "
-        f"{PRECISIONS.get(str(trainer.precision), trainer.precision)}"
+        f"{trainer.num_training_batches} steps an epoch, {trainer.max_epochs} epochs{begin}; {hardware}"
     )
 
 

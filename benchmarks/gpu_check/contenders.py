@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_check.conditions import Conditions
 from benchmarks.gpu_check.worker import last_line
-from inference.sliding_window import SlidingWindow, WindowSettings, axis_starts
+from inference.sliding_window import SlidingWindow, WindowSettings
+from inference.window_grid import axis_starts
 from nets.build import build_network
 from nets.choice import NetworkChoice
 from runtime.latency import StepClock

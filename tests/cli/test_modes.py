@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cases.folder import FolderSettings, preprocessed_folder
 from cases.settings import Settings, SettingsError
@@ -258,3 +259,22 @@ def test_sync_batchnorm_is_read_by_every_training() -> None:
 def test_a_2d_batch_is_shared_evenly_by_its_volumes(flags: str, batch_size: int, nvol: int) -> None:
     values = values_of("--exec_mode", "train", *flags.split())
     assert (values["batch_size"], values["nvol"]) == (batch_size, nvol)
+
+
+@pytest.mark.parametrize(
+    ("flags", "there", "layout"),
+    [
+        ("--amp", True, "NDHWC"),
+        ("--amp --layout NCDHW", True, "NCDHW"),
+        ("--amp --dim 2", True, "NCDHW"),
+        ("--amp --gpus 0", True, "NCDHW"),
+        ("", True, "NCDHW"),
+        ("--amp", False, "NCDHW"),
+    ],
+)
+def test_mixed_precision_on_a_gpu_takes_channels_last(
+    monkeypatch: pytest.MonkeyPatch, flags: str, there: bool, layout: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    for mode in ("train", "pretrain"):
+        assert values_of("--exec_mode", mode, *flags.split())["layout"] == layout
