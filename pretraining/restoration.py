@@ -110,8 +110,8 @@ class RestorationModule(LearningModule):
         """
         return F.mse_loss(restored, self._repeated(batch["target"]))
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        return self.logged(self.error(self.restore(batch["image"]), batch), len(batch["image"]))
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.error(self.restore(batch["image"]), batch)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.count(self.restore(batch["image"]), batch, batch_idx)

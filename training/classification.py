@@ -192,9 +192,8 @@ class ClassificationModule(LearningModule):
             return F.binary_cross_entropy_with_logits(logits, target)
         return F.cross_entropy(logits, target[:, 0].long())
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch["image"]).float(), batch["target"])
-        return self.logged(loss, len(batch["image"]))
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.loss(self(batch["image"]).float(), batch["target"])
 
     def on_validation_epoch_start(self) -> None:
         self.probabilities = {}

@@ -1,4 +1,4 @@
-"""``--compile``: training steps run the network as torch.compile makes it."""
+"""``--compile`` and ``--cuda_graphs``: training steps that ask less of the host."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from cases.settings import Settings, setting
+from training.graphs import GraphedSteps
 from training.learning import LearningModule, TrainingError
 
 
@@ -16,13 +17,25 @@ from training.learning import LearningModule, TrainingError
 class CompileSettings(Settings):
     """Compilation"""
 
+    error = TrainingError
+
     compile: bool = setting(
         False, "training steps run the network as torch.compile makes it, which the first step does", kept=False
     )
 
+    cuda_graphs: bool = setting(
+        False,
+        "one GPU launches forward pass, loss and backward pass of a training step as CUDA graphs, captured at the first "
+        "step",
+        kept=False,
+    )
+
+    def faults(self) -> list[str]:
+        return ["give --compile or --cuda_graphs, not both"] if self.compile and self.cuda_graphs else []
+
     def callbacks(self) -> list[Callback]:
         """What a Trainer needs for it."""
-        return [CompiledSteps()] if self.compile else []
+        return [CompiledSteps()] * self.compile + [GraphedSteps()] * self.cuda_graphs
 
 
 class CompiledSteps(Callback):

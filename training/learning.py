@@ -23,7 +23,7 @@ class TrainingError(SettingsError):
 
 
 class LearningModule(LightningModule):
-    """A network that learns. Kinds of learning add their steps, and end an evaluation by :meth:`conclude`.
+    """A network that learns. Kinds of learning add :meth:`training_loss` and end an evaluation by :meth:`conclude`.
 
     Args:
         plan: of the cases.
@@ -36,6 +36,7 @@ class LearningModule(LightningModule):
     Attributes:
         new_layers: parameters without pre-trained weights, where others have some.
         compiled: what training steps run in the network's place, with its weights; None: the network.
+        graphed: what training steps call in the place of :meth:`training_loss`; None: that itself.
     """
 
     learns: ClassVar[Kind]
@@ -65,6 +66,7 @@ class LearningModule(LightningModule):
         self.run_settings = run_settings or {}
         self.new_layers: frozenset[str] = frozenset()
         self.compiled: Callable[..., Any] | None = None
+        self.graphed: Callable[[dict[str, Tensor]], Tensor] | None = None
         self.best, self.best_epoch = -math.inf if self.higher_is_better else math.inf, 0
         self._evaluation: dict[str, float] = {}
 
@@ -77,6 +79,14 @@ class LearningModule(LightningModule):
         """What the network answers; in training steps as :attr:`compiled` computes it."""
         network = self.compiled if self.training and self.compiled is not None else self.network
         return network(*args, **kwargs)
+
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar, of a batch: what training makes small. It depends on the batch and the network's weights alone."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch) if self.graphed is None else self.graphed(batch)
+        return self.logged(loss, len(batch["image"]))
 
     def logged(self, loss: Tensor, patches: int) -> Tensor:
         """The loss of a training step, counted into the epoch's mean without waiting for the device."""

@@ -102,9 +102,9 @@ class SegmentationModule(LearningModule):
             probabilities(lambda windows: self.network(windows)[0], exclusive=self.regions is None), self.tta_axes
         )
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch["image"]), batch["label"])
-        return self.logged(loss, len(batch["image"]))
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        loss: Tensor = self.loss(self(batch["image"]), batch["label"])
+        return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not batch:  # a rank without cases

@@ -173,7 +173,13 @@ class ResNetEncoder(nn.Module):
             return block(x)
         if torch.compiler.is_compiling():  # which writes the moving statistics once, and takes no contexts
             return checkpoint(block, x, use_reentrant=False)
-        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_frozen(block)))
+        return checkpoint(
+            block,
+            x,
+            use_reentrant=False,
+            preserve_rng_state=False,  # blocks draw no numbers, and a CUDA graph lets nobody ask for the state
+            context_fn=lambda: (nullcontext(), _statistics_frozen(block)),
+        )
 
 
 @contextmanager

@@ -68,12 +68,12 @@ class SemanticModule(RestorationModule):
         logits, scores = self(self.scaled(corrupted), decoder=self.exp == "en_de")
         return None if logits is None else torch.sigmoid(logits.float()), scores.float()
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
         restored, scores = self.restore_and_classify(batch["image"])
         loss = F.cross_entropy(scores, batch["class"])
         if restored is not None:
             loss = self.lambda_cls * loss + self.lambda_rec * F.mse_loss(restored, batch["target"])
-        return self.logged(loss, len(scores))
+        return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         restored, scores = self.restore_and_classify(batch["image"])
