@@ -17,7 +17,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.settings import Settings, above, at_least, setting
 from runtime.affinity import Mode, bind_rank
-from runtime.hardware import DeviceError, contiguous_is_slow, cudnn_version, usable_gpus
+from runtime.gpus import DeviceError, usable_gpus
+from runtime.hardware import contiguous_is_slow, cudnn_version
 
 Layout = Literal["NCDHW", "NDHWC"]
 WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")

@@ -17,7 +17,7 @@ from runtime.devices import (
     say_once,
     usable_layout,
 )
-from runtime.hardware import DeviceError
+from runtime.gpus import DeviceError
 
 
 @pytest.mark.parametrize(("capability", "precision"), [("AVX2", "32-true"), ("AVX512", "bf16-mixed")])

@@ -128,7 +128,9 @@ def batches(plan: Plan, number: int, device: str = "cpu") -> list[Batch]:
     return made
 
 
-def learn(module: LearningModule, given: list[Batch], step: Callable[[Batch], Tensor], scale: float = 1.0) -> list[float]:
+def learn(
+    module: LearningModule, given: list[Batch], step: Callable[[Batch], Tensor], scale: float = 1.0
+) -> list[float]:
     """Steps in Lightning's order: forward, gradients dropped, backward, clipping, a learning rate of its own."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.01)
     losses = []
