@@ -117,9 +117,15 @@ def inflated_voxels(path: Path, stream: Inflated | Unpacked, shape: Sequence[int
     return array
 
 
-def stored_voxels(path: Path, offset: int, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """A copy-on-write memory map in C order of what lies plainly in a file; the errors are the same."""
-    claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - offset
+def stored_voxels(path: Path, offset: int | None, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """A copy-on-write memory map in C order of what lies plainly in a file, at its end where ``offset`` is None.
+
+    Raises:
+        VolumeError: for other bytes than the header claims.
+    """
+    claimed, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    offset = max(size - claimed, 0) if offset is None else offset
+    held = size - offset
     tail = b""
     if held > claimed:
         with path.open("rb") as stream:
