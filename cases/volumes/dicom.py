@@ -152,7 +152,7 @@ def _in_order(path: Path, headers: list[DicomHeader]) -> tuple[np.ndarray, list[
 def _axes(header: DicomHeader) -> np.ndarray:
     """Directions of a row and of a column, (2, 3)."""
     axes = np.array(header.numbers(ORIENTATION, 6) or (1, 0, 0, 0, 1, 0)).reshape(2, 3)
-    if ORIENTATION in header.values and header.numbers(ORIENTATION, 6) is None or not _orthonormal(axes):
+    if (ORIENTATION in header.values and header.numbers(ORIENTATION, 6) is None) or not _orthonormal(axes):
         raise VolumeError(
             f"{header.path}: its orientation {header.text(ORIENTATION)!r} is not two perpendicular directions"
         )

@@ -1,4 +1,4 @@
-"""What a DICOM file says before its pixels (PS3.5, chapter 7), read without a library that a broken file could crash."""
+"""What a DICOM file says before its pixels (PS3.5, chapter 7), read without a library that broken files crash."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _Walk:
 
     def file(self, place: int) -> DicomHeader:
         """Group 2, always explicit, and then the rest in the syntax that it names."""
-        order, header = "<", self._header
+        header = self._header
         while self._data[place : place + 2] == b"\x02\0":
             tag, _, length, place = self._element(place, self._end, "<", True)
             header.values[tag] = self._data[place : place + min(length, LONGEST)]

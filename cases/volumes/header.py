@@ -52,7 +52,7 @@ class Fields:
         return self.fail(key, "what must be there") if found is None else found
 
     def first(self, *keys: str) -> str | None:
-        """The one of several names of one field that is there. Raises VolumeError for two that contradict each other."""
+        """The one of a field's names that is there. Raises VolumeError for two that contradict each other."""
         there = [key for key in keys if key in self._values]
         if len({self._values[key] for key in there}) > 1:
             self.fail(there[1], f"what {there[0]} is, its other name")

@@ -12,7 +12,7 @@ from cases.volumes.format import Format, VolumeError
 from cases.volumes.geometry import Geometry, agree
 from cases.volumes.payload import Inflated, damage_named, inflated_voxels, stored_voxels
 
-UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown is taken as millimetre, metre, millimetre, micron
+UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown (taken as mm), metre, mm, micron
 
 
 class Nifti(Format):

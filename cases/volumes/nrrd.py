@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -28,7 +28,7 @@ TYPES = {
 }
 ENCODINGS = {"raw": "raw", "txt": "text", "text": "text", "ascii": "text", "gz": "gzip", "gzip": "gzip"}
 ENCODINGS |= {"bz2": "bzip2", "bzip2": "bzip2"}
-ENDIANS = {"little": "<", "big": ">"}
+ENDIANS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 TO_LPS = {  # signs of x, y, z
     **dict.fromkeys(("left-posterior-superior", "lps"), (1.0, 1.0, 1.0)),
     **dict.fromkeys(("right-anterior-superior", "ras"), (-1.0, -1.0, 1.0)),
@@ -50,7 +50,9 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, Geometry]:
         sizes = fields.sides("sizes", dimension)
         spread = _channel_axes(fields, dimension)
         if dimension - len(spread) != 3 or len(spread) > 1:
-            raise VolumeError(f"{path} has {dimension} dimensions, {len(spread)} of channels; scans have 3, and 1 at most")
+            raise VolumeError(
+                f"{path} has {dimension} dimensions, {len(spread)} of them channels; scans have 3 and at most 1"
+            )
         places = [axis for axis in range(dimension) if axis not in spread]
         geometry = _geometry(fields, dimension, [sizes[axis] for axis in places], places)
         values = _voxels(fields, stream, sizes[::-1])

@@ -1,9 +1,10 @@
-"""The voxels behind a header that is not believed: against the file's bytes, to the end of its stream, within memory."""
+"""The voxels behind a header that is not believed: its claims are held against the file's bytes and the memory."""
 
 from __future__ import annotations
 
 import bz2
 import math
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def damage_named(path: Path) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise VolumeError(f"{path} does not fit into memory ({error or 'nothing is left'})") from error
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, OverflowError, struct.error, zlib.error) as error:
         raise VolumeError(f"{path} is damaged, cut short or of another format ({error}); get it anew") from error
 
 
@@ -49,7 +50,7 @@ class Inflated:
         self._inflater = zlib.decompressobj(kind)
         self._deflated = b""  # read, and not inflated yet
 
-    def readinto(self, target: memoryview | np.ndarray) -> int:
+    def readinto(self, target: np.ndarray) -> int:
         """Fill a buffer of bytes; returns how many, fewer only at the end."""
         filled = 0
         while filled < len(target) and (piece := self._piece(len(target) - filled)):
@@ -91,9 +92,9 @@ class Unpacked:
     def __init__(self, stream: BinaryIO) -> None:
         self._file = bz2.BZ2File(stream)
 
-    def readinto(self, target: memoryview | np.ndarray) -> int:
+    def readinto(self, target: np.ndarray) -> int:
         filled = 0
-        while filled < len(target) and (count := self._file.readinto(memoryview(target)[filled : filled + CHUNK])):
+        while filled < len(target) and (count := self._file.readinto(target[filled : filled + CHUNK])):
             filled += count
         return filled
 
@@ -171,9 +172,9 @@ def _free_bytes() -> int:
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        cache = next(line for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_file"))
-        free.append(max(limit - used + int(cache.split()[1]), 0))
-    except (OSError, ValueError, StopIteration):  # "max", or no version 2 of control groups
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free.append(max(limit - used + int(counts["inactive_file"]), 0))
+    except (OSError, ValueError, KeyError):  # "max", or no version 2 of control groups
         return min(free)
     return min(free)
 
