@@ -15,7 +15,7 @@ import numpy as np
 
 MISPLACED = 0.1  # of a voxel: corners of two grids farther apart than this are different grids
 SPACING_MM = (1e-3, 1e3)  # what a voxel of a scan can measure
-FARTHEST_MM = 1e6  # of an origin; beyond, float32 places no voxel
+FARTHEST_MM = 1e6  # from the origin; beyond, float32 places no voxel
 APART = 0.01  # of a length: what headers that tell it twice may differ by, having rounded it
 FLAT = 1e-3  # volume of a voxel whose sides are 1, below which its axes lie in a plane
 
@@ -73,7 +73,7 @@ class Geometry:
         if not all(low <= length <= high for length in self.spacing_mm):  # also catches NaN
             return f"voxel size {_mm(spacing)} mm (D, H, W) is not within {low:g} to {high:g}"
         affine = self.affine_array
-        if not np.isfinite(affine).all() or np.abs(affine[:3, 3]).max() > FARTHEST_MM:
+        if not np.abs(affine).max() <= FARTHEST_MM:  # also catches NaN
             return f"its affine {affine[:3].tolist()} is not finite, or places it beyond {FARTHEST_MM / 1e6:g} km"
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         lengths = lengths if self.depth_first else lengths[::-1]

@@ -88,8 +88,6 @@ def _layout(path: Path, header: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise VolumeError(f"{path} stores {dtype} voxels; only plain numbers are read")
-    if header["bitpix"] != 8 * dtype.itemsize:
-        raise VolumeError(f"{path}: {header['bitpix']} bits a voxel, but {dtype} voxels; get it anew")
     return (*spatial, *channels), dtype, int(header["vox_offset"])
 
 

@@ -13,7 +13,22 @@ from nibabel.nifti2 import Nifti2Header
 
 from tests.fuzz.samples import Sample, gunzipped
 
-NUMBERS = (b"0", b"-1", b"1", b"2", b"3", b"1e-40", b"1e38", b"1e400", b"nan", b"inf", b"-inf", b"1.5", b"0x10", b"32767")
+NUMBERS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"2",
+    b"3",
+    b"1e-40",
+    b"1e38",
+    b"1e400",
+    b"nan",
+    b"inf",
+    b"-inf",
+    b"1.5",
+    b"0x10",
+    b"32767",
+)
 NUMBERS += (b"999999999", b"4294967296", b"18446744073709551615", b"9" * 5000, b"", b"True", b"LOCAL", b"(", b"../x")
 FIELD_VALUES = (0, 1, -1, 2, 3, 4, 7, 8, 16, 64, 127, 255, 348, 352, 353, 540, 32767, -32768, 2**31 - 1, 2**62)
 FIELD_VALUES += (0.5, 1e-40, 1e-4, 1e30, 1e300, float("nan"), float("inf"), float("-inf"))
