@@ -145,7 +145,6 @@ ABOUT_SEVERAL_FILES = {  # tests without a source file of their name, and why
     "test_main_genesis": "a whole run of main.py",
     "test_main_medicalnet": "a whole run of main.py",
     "test_semantic_commands": "whole runs of main.py and preprocess.py",
-    "fuzz/test_fuzz": "every reader of scans",
     "nets/weights/test_resnet_published": "published weights in nets/encoders/resnet.py",
     "data_loading/test_workers": "every source, in a worker",
     "pretraining/test_workers": "every source, in a worker",

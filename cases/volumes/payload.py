@@ -94,7 +94,7 @@ class Unpacked:
 
     def readinto(self, target: np.ndarray) -> int:
         filled = 0
-        while filled < len(target) and (count := self._file.readinto(target[filled : filled + CHUNK])):
+        while filled < len(target) and (count := self._file.readinto(target[filled : filled + CHUNK].data)):
             filled += count
         return filled
 

@@ -1,4 +1,4 @@
-"""What goes wrong with files: bits, blocks and ends of any, fields of NIfTI, words of headers in text, slices of DICOM."""
+"""What goes wrong with files: bits, blocks and ends, fields of NIfTI, words of headers in text, slices of DICOM."""
 
 from __future__ import annotations
 

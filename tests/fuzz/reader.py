@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import resource
@@ -96,12 +97,9 @@ def _write(folder: Path, files: Sample) -> Path:
 def _serve(pipe: Connection) -> None:
     faulthandler.enable()
     os.environ["OMP_NUM_THREADS"] = "1"
-    import SimpleITK  # before the limit, which is of what reading takes
-
-    import cases.volumes  # noqa: F401
-
-    assert SimpleITK.Version_MajorVersion() > 0
-    used = 1024 * int(next(row.split()[1] for row in Path("/proc/self/status").open() if row.startswith("VmSize")))
+    for module in ("SimpleITK", "nibabel", "cases.volumes"):  # before the limit, which is of what reading takes
+        importlib.import_module(module)
+    used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
     while True:
         try:
