@@ -192,7 +192,13 @@ def _read(path: Path, dtype: type | None) -> tuple[np.ndarray, Geometry]:
         raise VolumeError(f"{path}: not an image file (known: {known_formats()})")
     name, known = owner
     array, geometry = _read_own(name, known, path) if is_own(name) else known.read(path)
-    return np.ascontiguousarray(array, dtype=dtype), geometry
+    if fault := geometry.fault:
+        raise VolumeError(f"{path}: {fault}; repair its header")
+    try:
+        with np.errstate(over="raise"):
+            return np.ascontiguousarray(array, dtype=dtype), geometry
+    except FloatingPointError as error:
+        raise VolumeError(f"{path}: values reach beyond {np.finfo(np.float32).max:.2g}, float32's end") from error
 
 
 def _read_own(name: str, known: Format, path: Path) -> tuple[np.ndarray, Geometry]:

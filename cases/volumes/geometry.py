@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 
 MISPLACED = 0.1  # of a voxel: corners of two grids farther apart than this are different grids
+SPACING_MM = (1e-3, 1e3)  # what a voxel of a scan can measure
+FARTHEST_MM = 1e6  # from the origin; beyond, float32 places no voxel
+APART = 0.01  # of a length: what headers that tell it twice may differ by, having rounded it
+FLAT = 1e-3  # volume of a voxel whose sides are 1, below which its axes lie in a plane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,24 @@ class Geometry:
         indices = np.array([[*xyz, 1] for xyz in np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T])
         return (indices @ self.affine_array.T)[:, :3]
 
+    @property
+    def fault(self) -> str | None:
+        """What makes it no grid of a scan, in words, or None."""
+        spacing = np.array(self.spacing_mm)
+        low, high = SPACING_MM
+        if not all(low <= length <= high for length in self.spacing_mm):  # also catches NaN
+            return f"voxel size {_mm(spacing)} mm (D, H, W) is not within {low:g} to {high:g}"
+        affine = self.affine_array
+        if not np.abs(affine).max() <= FARTHEST_MM:  # also catches NaN
+            return f"its affine {affine[:3].tolist()} is not finite, or places it beyond {FARTHEST_MM / 1e6:g} km"
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        lengths = lengths if self.depth_first else lengths[::-1]
+        if not agree(spacing, lengths):
+            return f"voxel size {_mm(spacing)} mm (D, H, W), but {_mm(lengths)} mm by its affine"
+        if abs(np.linalg.det(affine[:3, :3])) < FLAT * spacing.prod():
+            return f"the axes of its affine {affine[:3, :3].tolist()} lie in a plane"
+        return None
+
     def turned(self) -> Geometry:
         """Of the same file, read depth first (or, of a file read so, as usual)."""
         (d, h, w), (z, y, x) = self.shape_dhw, self.spacing_mm
@@ -74,6 +96,15 @@ class Geometry:
         if apart > MISPLACED * min(self.spacing_mm):
             return f"affines differ: corners lie up to {apart:.3g} mm apart"
         return None
+
+
+def agree(lengths: np.ndarray, others: np.ndarray) -> bool:
+    """Whether lengths that a header tells twice are the same."""
+    return bool((np.abs(lengths - others) <= APART * np.maximum(np.abs(lengths), np.abs(others))).all())
+
+
+def _mm(lengths: np.ndarray) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
 
 
 def turn_axes(array: np.ndarray) -> np.ndarray:
