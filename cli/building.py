@@ -62,8 +62,7 @@ def flipped_axes(settings: TTASettings, plan: Plan) -> tuple[int, ...]:
 
 def build_module(given: Given, plan: Plan) -> SegmentationModule:
     """A new segmentation network with everything that it needs to train."""
-    regions = given[RegionSettings].regions(plan.labels)
-    choice = NetworkChoice.of(given)
+    regions, choice = given[RegionSettings].of(plan), NetworkChoice.of(given)
     return SegmentationModule(
         plan,
         build_network(plan, choice, out_channels=len(regions.names) if regions else plan.n_class),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cases.case import CaseInfo, open_array, read_info
 from cases.files import write_array
+from cases.label_values import from_classes
 from cases.plan import Plan
 from cases.regions import Regions
 from cases.volumes import write_volume
@@ -37,12 +38,16 @@ class PredictSettings:
         flip_axes: spatial axes of the patch to average over, those that training mirrored.
         regions: the network's outputs are these regions instead of classes.
         keep_probabilities: keep them beside the labels.
+        label_values: of the label maps that are written, by class; (): 0, 1, 2, ...
+        post: what is done to a label map of classes (D, H, W) before it is written.
     """
 
     windows: SlidingWindow | None
     flip_axes: tuple[int, ...] = ()
     regions: Regions | None = None
     keep_probabilities: bool = False
+    label_values: tuple[int, ...] = ()
+    post: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def predict_case(
@@ -73,11 +78,15 @@ def predict_case(
         info = replace(info, shape_resampled=(d, h, w), shape_stored=(d, h, w), pad_before=(0, 0, 0))
     else:
         slabs = settings.windows.stream(image_cdhw, averaged, device=device)
-    return restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+    done = restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+    return done if settings.post is None else replace(done, labels_dhw=settings.post(done.labels_dhw))
 
 
-def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Path:
+def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction, values: Sequence[int] = ()) -> Path:
     """Write ``<case>.nii.gz`` on the scan's grid, after ``<case>.npy`` where there are probabilities.
+
+    Args:
+        values: of the file, by class; (): 0, 1, 2, ...
 
     Returns:
         the label map's path. A case without a label map is not done.
@@ -85,7 +94,8 @@ def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Pa
     if prediction.probabilities_cdhw is not None:
         write_array(folder / f"{info.case}.npy", prediction.probabilities_cdhw)
     path = folder / f"{info.case}.nii.gz"
-    write_volume(path, prediction.labels_dhw, info.geometry)
+    labels = from_classes(prediction.labels_dhw, values) if values else prediction.labels_dhw
+    write_volume(path, labels, info.geometry)
     return path
 
 
@@ -160,7 +170,7 @@ def _predict_all(
         try:
             image, info = loaded.result()
             prediction = predict_case(image, info, predictor, settings, device=device)
-            path = write_prediction(results, info, prediction)
+            path = write_prediction(results, info, prediction, settings.label_values)
         except (MemoryError, torch.cuda.OutOfMemoryError):
             remedy = "take a smaller --val_batch_size, or --gpus 0"
             yield Predicted(case=case, fault=f"{case}: not enough memory for a scan of this size; {remedy}")
