@@ -1,6 +1,6 @@
 """Find on validation predictions how large a region's components must be, for ``predict --postprocessing``.
 
-    python main.py --exec_mode evaluate --ckpt_path C.ckpt --data /data/11_3d --brats --save_preds --results out
+    python main.py --exec_mode evaluate --ckpt_path C.ckpt --data /data/11_3d --save_preds --results out
     python scripts/fit_postprocessing.py --preds out/predictions_... --lbls /data/11_3d --out post.json
 
 A size is kept only where it raises the mean Dice of the cases. A region that is neither predicted nor true counts as 1.

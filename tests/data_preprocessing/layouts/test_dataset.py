@@ -108,9 +108,8 @@ def test_label_maps_beside_their_scans_are_not_taken_as_scans(tmp_path, suffix):
     ("values", "message"),
     [
         ({"labels": {"0": "bg"}}, r'"modality" \(or "channel_names"\) must be such as'),
-        ({"modality": {"0": "CT"}, "labels": {"0": "bg", "5": "spleen"}}, r"label values \[0, 5\] have gaps"),
         ({"modality": {"0": "CT"}, "labels": ["bg"]}, '"labels" must be such as'),
-        ({"modality": {"0": "CT"}, "labels": {"bg": 0, "whole": [1, 2]}}, "labels.*cannot be understood"),
+        ({"modality": {"0": "CT"}, "labels": {"bg": 0, "whole": [1, 2]}}, "2 of its values are in no later region"),
         ({"modality": {"0": "CT"}, "labels": {"0": "bg"}}, 'lists no "training" scans'),
         ({"modality": {"0": "CT"}, "training": ["a.nii", "b/a.nii"]}, "cases a are listed more than once"),
         ({"modality": {"0": "CT"}, "training": [{"label": "a.nii"}]}, "is not such as"),
