@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cases.files import write_json
+from cases.label_values import value_faults
 
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
@@ -54,7 +55,9 @@ class Plan:
         dataset: the dataset's own name, such as ``Task04_Hippocampus``.
         dim: 2 or 3, the network's dimensionality.
         channels: names of the scan's channels, such as ("FLAIR", "T1w"); ``ohe`` adds one at the end.
-        labels: class names by value; labels[0] is the background. A single entry: no labels.
+        labels: class names, the background first. A single entry: no labels.
+        label_values: of label files, by class, the background's 0 first, such as (0, 1, 2, 4); (): 0, 1, 2, ...
+        regions: what dataset.json has the network answer instead of classes, see :func:`cases.regions.parse_regions`.
         spacing_mm: (D, H, W) target voxel size. A 2D plan is not resampled; it holds the median.
         patch_size: (D, H, W), or (H, W) for a 2D plan.
         normalization: one for each channel in ``channels``.
@@ -81,6 +84,8 @@ class Plan:
     mirror_axes: tuple[int, ...] = ()
     intensities_from: str = "constants"
     recipe: str = "default"
+    label_values: tuple[int, ...] = ()
+    regions: tuple[str, ...] = ()
     version: int = PLAN_VERSION
 
     def __post_init__(self) -> None:
@@ -97,6 +102,9 @@ class Plan:
             faults.append(f"{len(self.normalization)} normalisations for {len(self.channels)} channels")
         if not self.labels:
             faults.append("no labels, not even the background")
+        if self.label_values and len(self.label_values) != len(self.labels):
+            faults.append(f"{len(self.label_values)} label values for {len(self.labels)} labels")
+        faults += value_faults(self.values) if self.labels else []
         if not set(self.mirror_axes) <= set(range(self.dim)):
             faults.append(f"mirror axes {self.mirror_axes} are not among the {self.dim} spatial axes")
         if faults:
@@ -111,6 +119,11 @@ class Plan:
     def n_class(self) -> int:
         """Classes with the background."""
         return len(self.labels)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The label files' values by class."""
+        return self.label_values or tuple(range(self.n_class))
 
     @property
     def network_spacing(self) -> tuple[float, ...]:

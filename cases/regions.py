@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from cases.files import write_json
+from cases.plan import Plan
 from cases.settings import Settings, setting
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 
+CHALLENGE = re.compile(r"brats(\d\d|-\w+-)", re.IGNORECASE)  # BraTS2021_00000, BraTS-GLI-00000-000; not BRATS_001
 REGIONS_FILE = "regions.json"  # beside probabilities whose channels are regions
 
 
@@ -27,12 +30,12 @@ class RegionError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
-    """Regions that nest: each is the union of some classes and lies inside the one before.
+    """Regions that overlap: each is the union of some classes, and in a label map later ones cover earlier ones.
 
     Attributes:
         names: of the regions, the widest first.
-        members: class values that make up each region.
-        values: class that a voxel gets where its innermost predicted region is this one.
+        members: classes that make up each region.
+        values: class that a voxel gets where this is the last of its predicted regions.
     """
 
     names: tuple[str, ...]
@@ -65,19 +68,115 @@ class Regions:
 class RegionSettings(Settings):
     """Regions in the place of classes."""
 
+    error = RegionError
+
     brats: bool = setting(
         False, "BraTS regions (whole tumour, tumour core, enhancing tumour) in loss, metrics and inference"
     )
+    regions: tuple[str, ...] = setting(
+        (),
+        "regions by the values of the label files, the widest first, such as whole=1,2,4 core=1,4 enhancing=4; none: "
+        "those of dataset.json, where it has some",
+    )
 
-    def regions(self, labels: Sequence[str]) -> Regions | None:
-        """Those of a dataset with these class names, or None. Raises RegionError as :func:`brats_regions`."""
-        return brats_regions(labels) if self.brats else None
+    def faults(self) -> list[str]:
+        return ["--brats and --regions exclude each other"] if self.brats and self.regions else []
+
+    def of(self, plan: Plan) -> Regions | None:
+        """The regions of a plan: of --regions, else of dataset.json, else of --brats; None: classes.
+
+        Raises:
+            RegionError: for regions that do not fit the plan's classes.
+        """
+        if specs := self.regions or plan.regions:
+            return parse_regions(specs, plan.values)
+        return brats_regions(plan.labels) if self.brats else None
+
+
+def region_specs(regions: Mapping[str, Any], order: Sequence[int] = ()) -> tuple[str, ...]:
+    """Regions of a dataset.json, {name: value or values}, as --regions takes them.
+
+    Args:
+        order: the value that each region is written as; empty: as :func:`parse_regions` finds them.
+
+    Raises:
+        ValueError, TypeError: for something else.
+    """
+    if order and len(order) != len(regions):
+        raise ValueError(f"{len(order)} values in regions_class_order for {len(regions)} regions")
+    written = [f":{int(value)}" for value in order] or [""] * len(regions)
+    groups = [values if isinstance(values, list) else [values] for values in regions.values()]
+    return tuple(
+        f"{name}={','.join(str(int(value)) for value in group)}{own}"
+        for name, group, own in zip(regions, groups, written, strict=True)
+    )
+
+
+def parse_regions(specs: Sequence[str], values: Sequence[int]) -> Regions:
+    """Regions as --regions has them: ``name=1,2,4``, or ``name=1,2,4:2`` to say which value is written.
+
+    A voxel gets the value of the last region that it is in; without ``:value`` that is the one that no later region
+    has.
+
+    Args:
+        specs: the widest region first.
+        values: the label files' values, by class.
+
+    Raises:
+        RegionError: naming the region, and the remedy.
+    """
+    names, groups, written = [], [], []
+    for spec in specs:
+        name, _, numbers = spec.rpartition("=")
+        members, _, own = numbers.partition(":")
+        try:
+            group = [int(number) for number in members.split(",")]
+            written.append(int(own) if own else None)
+        except ValueError as error:
+            raise RegionError(f"region {spec!r} is not such as whole=1,2,4") from error
+        if not name or name in names:
+            raise RegionError(f"region {spec!r} needs a name of its own, as in whole=1,2,4")
+        if strange := sorted(({*group} | {written[-1] or group[0]}) - set(values[1:])):
+            known = ", ".join(map(str, values[1:])) or "none"
+            raise RegionError(f"region {spec!r} has values {strange}, the dataset's label files have {known}")
+        names.append(name)
+        groups.append(group)
+    for index, (spec, group) in enumerate(zip(specs, groups, strict=True)):
+        later = {value for other in groups[index + 1 :] for value in other}
+        alone = sorted(set(group) - later)
+        if written[index] is None and len(alone) != 1:
+            raise RegionError(
+                f"region {spec!r}: {len(alone)} of its values are in no later region, so it is not clear what is "
+                f"written; name the widest region first, or say it, as in {spec}:{group[0]}"
+            )
+        written[index] = written[index] or alone[0]
+    place = {value: index for index, value in enumerate(values)}
+    return Regions(
+        names=tuple(names),
+        members=tuple(tuple(sorted({place[value] for value in group})) for group in groups),
+        values=tuple(place[value] for value in written if value is not None),
+    )
+
+
+def check_challenge_names(labels: Sequence[str], cases: Sequence[str]) -> None:
+    """Refuse names of classes that contradict what the BraTS challenge's own cases hold.
+
+    Raises:
+        RegionError: where value 1 of such cases is called oedema, as in Task01: it is the necrotic core.
+    """
+    challenge = [case for case in cases if CHALLENGE.match(case)]
+    if challenge and len(labels) > 1 and "edema" in labels[1].lower():
+        raise RegionError(
+            f"--brats: {challenge[0]} is a case of the BraTS challenge, where value 1 is the necrotic core and 2 the "
+            f"edema, but dataset.json calls 1 {labels[1]!r} and 2 {(*labels, '')[2]!r}: mend its names and preprocess "
+            "again, give preprocess.py the challenge's own folders, or give --regions"
+        )
 
 
 def brats_regions(labels: Sequence[str]) -> Regions:
     """Whole tumour, tumour core and enhancing tumour, from the classes' names (doi:10.1109/TMI.2014.2377694).
 
-    The Decathlon's Task01 and BraTS 2021 number oedema and core differently, so the names decide.
+    The Decathlon's Task01 and the challenge number oedema and core differently, so the names decide.
 
     Raises:
         RegionError: if the names are not background, oedema, core and enhancing tumour in any order.

@@ -74,8 +74,7 @@ def with_layout(choice: NetworkChoice, layout: Layout) -> NetworkChoice:
 
 def build_module(given: Given, plan: Plan) -> SegmentationModule:
     """A new segmentation network with everything that it needs to train."""
-    regions = given[RegionSettings].regions(plan.labels)
-    choice = network_choice(given, plan)
+    regions, choice = given[RegionSettings].of(plan), network_choice(given, plan)
     return SegmentationModule(
         plan,
         build_network(plan, choice, out_channels=len(regions.names) if regions else plan.n_class),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from pytorch_lightning.callbacks import RichProgressBar
 
 from cases.folder import FolderSettings
+from cases.label_values import to_classes, unknown_values
 from cases.settings import Given, Settings, setting
 from cases.splits import FoldSettings, fold_cases
 from cases.volumes import FormatSettings, read_label, use_formats
@@ -93,7 +96,8 @@ def listed(given: Given, img_list: Path) -> int:
     labels = {scan.case: scan.label for scan in scans}
 
     def pair(case: Predicted) -> LabelMaps:
-        predicted, label = (torch.from_numpy(read_label(path)[0]) for path in (case.path, labels[case.case]) if path)
+        maps = (read_label(path)[0] for path in (case.path, labels[case.case]) if path)
+        predicted, label = (torch.from_numpy(known_classes(case.case, found, source.plan.values)) for found in maps)
         return predicted, label
 
     target = given[LogSettings].results / predictions_name(given)
@@ -102,6 +106,13 @@ def listed(given: Given, img_list: Path) -> int:
     if labelling.fabric.is_global_zero and record:
         open_log(given[LogSettings], given.as_json(), rank=0, append=True).log(step=(), data=record)
     return failed
+
+
+def known_classes(case: str, label: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Classes of a label map. Raises DatasetError where it holds values that the network does not know."""
+    if unknown := unknown_values(label, values):
+        raise DatasetError(f"{case}: class values {unknown} are not among the network's {len(values)} classes")
+    return to_classes(label, values)
 
 
 def classification(given: Given) -> int:

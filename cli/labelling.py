@@ -13,6 +13,8 @@ from torch import Tensor
 
 from cases.case import has_label, open_array, read_info
 from cases.folder import FolderSettings
+from cases.label_values import to_classes
+from cases.plan import Plan
 from cases.regions import write_regions
 from cases.settings import Given
 from cases.splits import FoldSettings
@@ -77,7 +79,7 @@ class Labelling:
         done = predict_stored(
             data, self._mine(cases), segmenter.predictor, segmenter.wanted, self.folder, device=self.device
         )
-        return self._report(done, lambda case: stored_pair(data, case))
+        return self._report(done, lambda case: stored_pair(data, case, segmenter.plan))
 
     @property
     def device(self) -> torch.device:
@@ -119,12 +121,12 @@ class Labelling:
         return failed, DiceMeter.record(totals)
 
 
-def stored_pair(folder: Path, case: Predicted) -> LabelMaps | None:
+def stored_pair(folder: Path, case: Predicted, plan: Plan) -> LabelMaps | None:
     """A written label map and the preprocessed case's own label, both within its crop box; None without a label."""
     if not has_label(folder, case.case) or case.path is None:
         return None
     info = read_info(folder, case.case)
-    predicted = read_label(case.path)[0]
+    predicted = to_classes(read_label(case.path)[0], plan.values)
     predicted = crop(turn_axes(predicted) if info.geometry.depth_first else predicted, info.crop_box)
     return torch.from_numpy(predicted.copy()), torch.from_numpy(open_array(folder, case.case, "orig_y").copy())
 

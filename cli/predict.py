@@ -14,6 +14,7 @@ from cli.labelling import Labelling, predictions_name
 from cli.mode import Mode
 from cli.trained import PublishedSettings, TrainedSettings, any_checkpoint, own_checkpoint
 from data_preprocessing.recipes import OwnSettings
+from inference.components import ComponentSettings
 from inference.scans import input_scans
 from inference.sliding_window import WindowSettings
 from inference.tta import TTASettings
@@ -72,6 +73,7 @@ MODES = (
             TrainedSettings,
             PublishedSettings,
             PredictionSettings,
+            ComponentSettings,
             FormatSettings,
             OwnSettings,
             WindowSettings,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pytorch_lightning import seed_everything
 
-from cases.case import CaseError
+from cases.case import CaseError, list_cases
 from cases.folder import FolderSettings
-from cases.regions import RegionSettings
+from cases.regions import RegionSettings, check_challenge_names
 from cases.settings import Given, Settings
 from cases.splits import TrainingFoldSettings
 from cli import building
@@ -51,6 +51,8 @@ def segment(given: Given) -> int:
     folder, plan = given[FolderSettings].folder(), building.training_plan(given)
     if len(plan.labels) < 2:
         raise CaseError(f"{folder} has no labels: training a segmentation needs them")
+    if given[RegionSettings].brats and not given[SaveSettings].resume_training:
+        check_challenge_names(plan.labels, list_cases(folder))
     cases = building.training_cases(given)
     seed_everything(given[LoaderSettings].seed, verbose=False)
     training = building.Training(given, building.build_module(given, plan), folder)
@@ -92,8 +94,10 @@ def supervised_faults(given: Given) -> list[str]:
 def segmentation_faults(given: Given) -> list[str]:
     """Faults of a segmentation's training."""
     faults = supervised_faults(given)
-    if given[SegmentationNetworkSettings].conv_seg and given[RegionSettings].brats:
-        faults.append("--conv_seg is for a segmentation of classes: not for --brats")
+    chosen = given[RegionSettings]
+    if given[SegmentationNetworkSettings].conv_seg and (chosen.brats or chosen.regions):
+        flag = "--brats" if chosen.brats else "--regions"
+        faults.append(f"--conv_seg is for a segmentation of classes: not for {flag}")
     return faults
 
 

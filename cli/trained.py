@@ -14,10 +14,11 @@ from torch import Tensor
 from cases.case import list_cases
 from cases.folder import FolderSettings
 from cases.plan import Plan
-from cases.regions import Regions, brats_regions
+from cases.regions import Regions, RegionSettings
 from cases.settings import Given, Settings, setting
 from cli.building import flipped_axes, with_layout
 from data_loading.sources.classes import read_classes
+from inference.components import ComponentSettings
 from inference.medicalnet import PublishedNetwork, read_published
 from inference.predict import PredictSettings
 from inference.sliding_window import Predictor, SlidingWindow, WindowSettings
@@ -97,7 +98,8 @@ def any_checkpoint(given: Given) -> Source:
 
 def regions_of(checkpoint: Checkpoint) -> Regions | None:
     """The regions that a network answers instead of classes."""
-    return brats_regions(checkpoint.plan.labels) if checkpoint.settings.get("brats") else None
+    ran = checkpoint.settings
+    return RegionSettings(brats=bool(ran.get("brats")), regions=tuple(ran.get("regions") or ())).of(checkpoint.plan)
 
 
 def trained_module(given: Given, checkpoint: Checkpoint) -> SegmentationModule:
@@ -157,11 +159,14 @@ def build_segmenter(given: Given, source: Source, fabric: Fabric, *, keep_probab
         network = source.build()
         predictor = partial(_first_head, network)
     fabric.to_device(network).eval()
+    post = given.get(ComponentSettings).of(source.plan.labels, regions)
     wanted = PredictSettings(
         windows=windows,
         flip_axes=flipped_axes(given[TTASettings], source.plan),
         regions=regions,
         keep_probabilities=keep_probabilities,
+        label_values=source.plan.values,
+        post=post,
         autocast=fabric.autocast,
     )
     hardware = Hardware(

@@ -88,7 +88,8 @@ def preprocess(given: Given, part: Part) -> int:
     misnamed = name_faults(scan.case for scan in scans)
     named = [scan for scan in scans if scan.case not in misnamed]
     if not scans:
-        raise DatasetError(f"{folder} has no scans for --exec_mode {part}")
+        hint = " without labels: --exec_mode test prepares them" if dataset.test else ""
+        raise DatasetError(f"{folder} has {'only scans' if hint else 'no scans for --exec_mode ' + part}{hint}")
 
     plan = None if training or not (root / PLAN_FILE).is_file() else _earlier_plan(root, dataset, given)
     facts = _look(named, dataset, plan, given, console)
@@ -97,11 +98,15 @@ def preprocess(given: Given, part: Part) -> int:
     if len(faulty) == len(scans):
         return report_faults(faulty, len(scans))
     if plan is None:
-        basis = facts if scans is dataset.training else _look(dataset.training, dataset, plan, given, console)
+        itself = scans is dataset.training or not dataset.training  # of a challenge's folder of validation cases
+        basis = facts if itself else _look(dataset.training, dataset, plan, given, console)
         plan = _new_plan(basis, dataset, name, recipe, given, console)
     target.mkdir(parents=True, exist_ok=True)
     _put_plan(plan, target, console)
     say(console, f"Plan {plan.name}: {recipe.describe(plan)}")
+    if plan.label_values:
+        pairs = ", ".join(f"{value} to {index}" for index, value in enumerate(plan.values) if value != index)
+        say(console, f"Label values have gaps and are stored as classes, {pairs}; predictions have the files' values")
 
     sound = [scan for scan in scans if scan.case not in faulty]
     started = time.perf_counter()

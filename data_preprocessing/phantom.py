@@ -36,7 +36,8 @@ class Phantom:
         spacing_mm: (D, H, W).
         modality: "CT" in Hounsfield units, or "MRI" with zeros outside the body.
         channels: contrasts of a scan.
-        files: "4d" puts channels into one file, "channels" each into its own (``_0000``, ``_0001``, ...).
+        files: "4d" puts channels into one file, "channels" each into its own (``_0000``, ``_0001``, ...); "brats"
+            writes the challenge's folders, names and values (0, 1, 2, 4), of four channels.
         lungs: whether there are lungs, as the tissue filter of Models Genesis looks for.
         tilt_deg: turn of the scan's axes against the patient's, as in an oblique acquisition.
         seed: of everything random.
@@ -46,7 +47,7 @@ class Phantom:
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     modality: Literal["CT", "MRI"] = "MRI"
     channels: int = 1
-    files: Literal["4d", "channels"] = "4d"
+    files: Literal["4d", "channels", "brats"] = "4d"
     lungs: bool = False
     tilt_deg: float = 0.0
     seed: int = 0
@@ -54,6 +55,8 @@ class Phantom:
     def __post_init__(self) -> None:
         if min(self.shape_dhw) < 8 or min(self.spacing_mm) <= 0 or self.channels < 1:
             raise ValueError(f"a phantom needs sides of 8 voxels, positive spacing and a channel, got {self}")
+        if self.files == "brats" and (self.channels, self.modality) != (4, "MRI"):
+            raise ValueError("a phantom of BraTS has --channels 4 of --modality MRI")
 
 
 def draw(phantom: Phantom, index: int) -> tuple[np.ndarray, np.ndarray, Geometry]:
@@ -131,6 +134,9 @@ def _unit(noise: np.ndarray) -> np.ndarray:
 def write_dataset(folder: Path, phantom: Phantom, *, cases: int, test_cases: int = 2) -> None:
     """Write a dataset of made-up scans; ``dataset.json`` comes last."""
     folder = Path(folder)
+    if phantom.files == "brats":
+        _write_brats(folder, phantom, cases, test_cases)
+        return
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     training, test = [], []
@@ -156,6 +162,27 @@ def write_dataset(folder: Path, phantom: Phantom, *, cases: int, test_cases: int
         "test": test,
     }
     write_json(folder / "dataset.json", description)
+
+
+def _write_brats(folder: Path, phantom: Phantom, cases: int, test_cases: int) -> None:
+    """A folder for each case; the last ``test_cases`` have no ``_seg``."""
+    for index in range(cases + test_cases):
+        image, label, geometry = draw(phantom, index)
+        case = f"BraTS2021_{index:05d}"
+        (folder / case).mkdir(parents=True, exist_ok=True)
+        for channel, name in zip(image, ("flair", "t1", "t1ce", "t2"), strict=True):
+            write_volume(folder / case / f"{case}_{name}.nii.gz", channel.astype(np.int16), geometry)
+        if index < cases:
+            write_volume(folder / case / f"{case}_seg.nii.gz", _tumour(label[0]), geometry)
+
+
+def _tumour(label_dhw: np.ndarray) -> np.ndarray:
+    """The organ as oedema (2), the lesion as enhancing tumour (4) around a necrotic core (1)."""
+    lesion = label_dhw == 2
+    tumour = np.where(label_dhw == 1, 2, 0).astype(np.uint8)
+    tumour[lesion] = 4
+    tumour[ndimage.binary_erosion(lesion)] = 1
+    return tumour
 
 
 def _write_image(
@@ -184,7 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spacing_mm", type=float, nargs=3, default=default.spacing_mm, help="voxel size D H W")
     parser.add_argument("--modality", choices=("CT", "MRI"), default=default.modality)
     parser.add_argument("--channels", type=int, default=default.channels)
-    parser.add_argument("--files", choices=("4d", "channels"), default=default.files, help="how channels are stored")
+    parser.add_argument(
+        "--files", choices=("4d", "channels", "brats"), default=default.files, help="how channels are stored"
+    )
     parser.add_argument("--lungs", action="store_true")
     parser.add_argument("--tilt_deg", type=float, default=default.tilt_deg)
     parser.add_argument("--seed", type=int, default=default.seed)

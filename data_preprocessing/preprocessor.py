@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cases.case import CaseError, CaseInfo, open_array, read_info, write_case
+from cases.label_values import to_classes
 from cases.plan import Plan
 from cases.registry import is_own
 from cases.volumes import Geometry
@@ -47,7 +48,7 @@ def prepare(
         case: its name, for messages and ``info``.
         pad: for training: padded with zeros, so that no side is below the patch's. In recipe medicalnet:
             cut to a box drawn around the target.
-        label: uint8, (1, D, H, W).
+        label: (1, D, H, W) of the label file's values; what is stored are the plan's classes.
         images: names of the scan's files, kept in ``info``.
         label_file: name of the label's file, kept in ``info``.
         own: the command line's own recipes and normalisations, by name.
@@ -57,13 +58,13 @@ def prepare(
             another shape or with values that the plan has no class for.
     """
     started = time.perf_counter()
-    if faults := array_faults(image_cdhw, label, channels=len(plan.channels), n_class=plan.n_class):
+    if faults := array_faults(image_cdhw, label, channels=len(plan.channels), values=plan.values):
         raise PrepareError(f"{case}: " + "; ".join(faults))
     scan = RawScan(
         case=case,
         image_cdhw=image_cdhw,
         geometry=geometry,
-        label=label,
+        label=None if label is None else to_classes(label, plan.values),
         images=tuple(images),
         label_file=label_file,
         own=tuple(own),

@@ -36,6 +36,7 @@ def programs() -> dict[str, Program]:
     from cli.mode import Mode
     from inference.evaluation import EvaluateSettings
     from scripts.export import ExportSettings
+    from scripts.fit_postprocessing import FitSettings
     from scripts.inference import InferenceScriptSettings
     from scripts.semantic_genesis import ChainSettings
     from scripts.train import TrainScriptSettings
@@ -49,6 +50,7 @@ def programs() -> dict[str, Program]:
         "scripts/semantic_genesis.py": ChainSettings,
         "scripts/transfer_experiment.py": TransferExperimentSettings,
         "scripts/export.py": ExportSettings,
+        "scripts/fit_postprocessing.py": FitSettings,
         "scripts/benchmark.py": MeasureSettings,
     }
     several = {"main.py": modes.PROGRAM, "preprocess.py": preprocess.PROGRAM}

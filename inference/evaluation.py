@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cases.files import write_json
 from cases.settings import Settings, at_least, setting
-from inference.pairs import EvaluationError, Pair, background, class_names, find_pairs, read_prediction, read_truth
+from inference.pairs import EvaluationError, Pair, background, dataset_classes, find_pairs, read_prediction, read_truth
 from inference.pictures import draw_overlay
 from inference.scores import METRICS, score_case, summary
 
@@ -59,9 +59,9 @@ def evaluate(settings: EvaluateSettings) -> int:
         EvaluationError: where none could.
     """
     pairs, faults = find_pairs(settings.preds, settings.lbls)
-    names = class_names(settings.lbls)
+    names, values = dataset_classes(settings.lbls)
     parallel = joblib.Parallel(settings.n_jobs)
-    outcomes: list[Scored] = parallel(joblib.delayed(score_pair)(pair, names, settings.tolerance_mm) for pair in pairs)
+    outcomes: list[Scored] = parallel(joblib.delayed(score_pair)(pair, values, settings.tolerance_mm) for pair in pairs)
     faults += [outcome.fault for outcome in outcomes if outcome.fault is not None]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
@@ -74,20 +74,16 @@ def evaluate(settings: EvaluateSettings) -> int:
     results = settings.results or settings.preds
     results.mkdir(parents=True, exist_ok=True)
     write_json(results / "metrics.json", report)
-    draw_pictures(scored, settings.images, results)
+    draw_pictures(scored, values, settings.images, results)
     return 1 if faults else 0
 
 
-def score_pair(pair: Pair, names: Sequence[str], tolerance_mm: float) -> Scored:
-    """Read and compare one case; without names, classes are all the values that occur in it."""
+def score_pair(pair: Pair, values: Sequence[int], tolerance_mm: float) -> Scored:
+    """Read and compare one case; without the dataset's label values, classes are all that occur in it."""
     try:
-        label, geometry = read_truth(pair)
-        prediction = read_prediction(pair.prediction, geometry, pair.label, len(names))
-        highest = int(max(prediction.max(), label.max()))
-        if names and highest >= len(names):
-            odd = pair.prediction if prediction.max() >= len(names) else pair.label
-            raise EvaluationError(f"{odd} holds class {highest}; the dataset's classes are 0 to {len(names) - 1}")
-        n_class = len(names) or max(highest, 1) + 1  # two empty maps say nothing of one class
+        label, geometry = read_truth(pair, values)
+        prediction = read_prediction(pair.prediction, geometry, pair.label, values)
+        n_class = len(values) or max(int(max(prediction.max(), label.max())), 1) + 1  # two empty maps tell of no class
         scores = score_case(prediction, label, geometry.spacing_mm, n_class=n_class, tolerance_mm=tolerance_mm)
     except (ValueError, OSError) as error:
         return Scored(pair=pair, fault=str(error))
@@ -148,15 +144,15 @@ def as_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def draw_pictures(scored: Sequence[Scored], images: Path | None, results: Path) -> None:
+def draw_pictures(scored: Sequence[Scored], values: Sequence[int], images: Path | None, results: Path) -> None:
     """best.png, median.png and worst.png by Dice, over the scan where ``images`` has it, else over the label."""
     order = sorted((outcome for outcome in scored if not math.isnan(outcome.dice)), key=lambda outcome: outcome.dice)
     if not order:
         return
     for rank, outcome in {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}.items():
         pair = outcome.pair
-        label, geometry = read_truth(pair)
-        prediction = read_prediction(pair.prediction, geometry, pair.label)
+        label, geometry = read_truth(pair, values)
+        prediction = read_prediction(pair.prediction, geometry, pair.label, values)
         image = None if images is None else background(images, pair.case, geometry)
         title = f"{rank}: {pair.case}, Dice {outcome.dice:.4f}"
         draw_overlay(results / f"{rank}.png", title, prediction, label, image, geometry.spacing_mm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from cases.case import list_cases, open_array, read_info
+from cases.label_values import to_classes, unknown_values
 from cases.plan import PLAN_FILE, Plan
 from cases.regions import REGIONS_FILE, read_regions
 from cases.volumes import Geometry, VolumeError, is_volume, read_label, read_volume, stem
@@ -56,21 +58,36 @@ def find_pairs(preds: Path, lbls: Path) -> tuple[list[Pair], list[str]]:
     return [Pair(case=case, prediction=predictions[case], label=labels[case]) for case in common], faults
 
 
-def class_names(lbls: Path) -> tuple[str, ...]:
-    """Names by value from dataset.json in the labels' folder or beside it, or from plan.json; () where neither is."""
+def dataset_classes(lbls: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and label values by class, from dataset.json in the labels' folder or beside it, or from plan.json.
+
+    Both are () where neither file is there.
+    """
     if (lbls / PLAN_FILE).is_file():
-        return Plan.load(lbls).labels
+        plan = Plan.load(lbls)
+        return plan.labels, plan.values
     for folder in (lbls, lbls.resolve().parent):
         if (folder / DATASET_FILE).is_file():
-            return read_dataset(folder).labels
-    return ()
+            dataset = read_dataset(folder)
+            return dataset.labels, dataset.values
+    return (), ()
 
 
-def read_truth(pair: Pair) -> tuple[np.ndarray, Geometry]:
-    """The true label map on the scan's grid, (D, H, W); a preprocessed one is put back into its crop box."""
+def as_classes(path: Path, label: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """uint8 classes of a label map; without ``values``, what it holds. Raises EvaluationError for other values."""
+    if not values and label.dtype != np.uint8:
+        raise EvaluationError(f"{path} holds values up to {label.max()}: lay the {DATASET_FILE} beside --lbls")
+    if values and (unknown := unknown_values(label, values)):
+        known = f"0 to {values[-1]}" if len(values) == values[-1] + 1 else ", ".join(map(str, values))
+        raise EvaluationError(f"{path} holds class {unknown[-1]}; the dataset's classes are {known}")
+    return to_classes(label, values) if values else label
+
+
+def read_truth(pair: Pair, values: Sequence[int] = ()) -> tuple[np.ndarray, Geometry]:
+    """The true classes, (D, H, W) on the scan's grid, of label files with these values, or of a preprocessed case."""
     if not pair.label.is_dir():
         label, geometry = read_label(pair.label)
-        return label[0], geometry
+        return as_classes(pair.label, label[0], values), geometry
     info = read_info(pair.label, pair.case)
     whole = np.zeros(info.geometry.shape_dhw, np.uint8)
     box = tuple(slice(low, high) for low, high in zip(*info.crop_box, strict=True))
@@ -78,11 +95,11 @@ def read_truth(pair: Pair) -> tuple[np.ndarray, Geometry]:
     return whole, info.geometry
 
 
-def read_prediction(path: Path, geometry: Geometry, label: Path, n_class: int = 0) -> np.ndarray:
+def read_prediction(path: Path, geometry: Geometry, label: Path, values: Sequence[int] = ()) -> np.ndarray:
     """Class values (D, H, W) on the label's grid; probabilities (C, D, H, W) in .npy become class values too.
 
     Channels are classes, of which the likeliest wins, or the regions that a ``regions.json`` beside them names.
-    ``n_class`` is the number of classes that the dataset has, or 0 where nothing tells it.
+    ``values`` are the dataset's label values by class, or () where nothing tells them.
 
     Raises:
         EvaluationError, VolumeError: naming the file, for another grid and anything unreadable.
@@ -91,22 +108,22 @@ def read_prediction(path: Path, geometry: Geometry, label: Path, n_class: int = 
         prediction, other = read_label(path)
         if fault := geometry.mismatch(other):
             raise EvaluationError(f"{path} does not lie on the grid of {label}: {fault}; predict or resample it there")
-        return prediction[0]
+        return as_classes(path, prediction[0], values)
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise EvaluationError(f"{path} is not an array, or a damaged one ({error})") from error
-    if values.shape[-3:] != geometry.shape_dhw or values.ndim not in (3, 4):
+    if array.shape[-3:] != geometry.shape_dhw or array.ndim not in (3, 4):
         raise EvaluationError(
-            f"{path} has shape {values.shape}, the label {label} {geometry.shape_dhw}; "
+            f"{path} has shape {array.shape}, the label {label} {geometry.shape_dhw}; "
             "it must be (D, H, W) class values or (C, D, H, W) probabilities on the scan's grid"
         )
-    if values.ndim == 4 and len(values) > 1:
-        return decide_planes(path, values, n_class)
-    classes = np.asarray(values).reshape(geometry.shape_dhw)
+    if array.ndim == 4 and len(array) > 1:
+        return decide_planes(path, array, len(values))
+    classes = np.asarray(array).reshape(geometry.shape_dhw)
     if not np.array_equal(classes, whole := classes.astype(np.uint8)):
         raise EvaluationError(f"{path}: a single channel must hold class values, whole numbers from 0 to 255")
-    return whole
+    return as_classes(path, whole, values)
 
 
 def decide_planes(path: Path, probabilities_cdhw: np.ndarray, n_class: int) -> np.ndarray:

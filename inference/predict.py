@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cases.case import CaseInfo, open_array, read_info
 from cases.files import write_array
+from cases.label_values import from_classes
 from cases.plan import Plan
 from cases.regions import Regions
 from cases.volumes import write_volume
@@ -46,6 +47,8 @@ class PredictSettings:
         flip_axes: spatial axes of the patch to average over, those that training mirrored.
         regions: the network's outputs are these regions instead of classes.
         keep_probabilities: keep them beside the labels.
+        label_values: of the label maps that are written, by class; (): 0, 1, 2, ...
+        post: what is done to a label map of classes (D, H, W) before it is written.
         autocast: entered once a case, since weights are cast to half precision once in it.
     """
 
@@ -53,6 +56,8 @@ class PredictSettings:
     flip_axes: tuple[int, ...] = ()
     regions: Regions | None = None
     keep_probabilities: bool = False
+    label_values: tuple[int, ...] = ()
+    post: Callable[[np.ndarray], np.ndarray] | None = None
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
@@ -96,7 +101,13 @@ def launch_case(
             info = replace(info, shape_resampled=(d, h, w), shape_stored=(d, h, w), pad_before=(0, 0, 0))
         else:
             slabs = settings.windows.stream(image_cdhw, averaged, device=device)
-        return launch_restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+        finish = launch_restore(slabs, info, regions=settings.regions, keep_probabilities=settings.keep_probabilities)
+    post = settings.post
+    return finish if post is None else lambda: _with_post(finish(), post)
+
+
+def _with_post(prediction: Prediction, post: Callable[[np.ndarray], np.ndarray]) -> Prediction:
+    return replace(prediction, labels_dhw=post(prediction.labels_dhw))
 
 
 @torch.no_grad()
@@ -108,8 +119,11 @@ def _whole(image_cdhw: Volume, predictor: Predictor, device: torch.device) -> Sl
     return Slab(0, 0, scores.shape[1], scores)
 
 
-def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Path:
+def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction, values: Sequence[int] = ()) -> Path:
     """Write ``<case>.nii.gz`` on the scan's grid, after ``<case>.npy`` where there are probabilities.
+
+    Args:
+        values: of the file, by class; (): 0, 1, 2, ...
 
     Returns:
         the label map's path. A case without a label map is not done.
@@ -117,7 +131,8 @@ def write_prediction(folder: Path, info: CaseInfo, prediction: Prediction) -> Pa
     if prediction.probabilities_cdhw is not None:
         write_array(folder / f"{info.case}.npy", prediction.probabilities_cdhw)
     path = folder / f"{info.case}.nii.gz"
-    write_volume(path, prediction.labels_dhw, info.geometry)
+    labels = from_classes(prediction.labels_dhw, values) if values else prediction.labels_dhw
+    write_volume(path, labels, info.geometry)
     return path
 
 
@@ -221,23 +236,23 @@ def _predict_all(
     entries = ((case, [reading]) for (case, _), reading in read_ahead(read, loads))
     if device.type != "cuda":  # the cores have no time to spare, and a prediction ahead would take memory
         for entry in entries:
-            yield _finished(entry[0], launch(entry), results)
+            yield _finished(entry[0], launch(entry), results, settings.label_values)
         return
     for (case, _), launching in read_ahead(launch, entries):
-        outcome = _finished(case, launching.result(), results)
+        outcome = _finished(case, launching.result(), results, settings.label_values)
         del launching  # it would keep the prediction beside the next two
         yield outcome
 
 
-def _finished(case: str, launched: Launched | Predicted, results: Path) -> Predicted:
-    """Wait for a case and write it, unless it has failed already."""
+def _finished(case: str, launched: Launched | Predicted, results: Path, values: Sequence[int]) -> Predicted:
+    """Wait for a case and write it with these label values, unless it has failed already."""
     if isinstance(launched, Predicted):
         return launched
     finish, info, seconds = launched
 
     def write() -> Predicted:
         started = time.perf_counter()
-        path = write_prediction(results, info, finish())
+        path = write_prediction(results, info, finish(), values)
         return Predicted(case=case, path=path, seconds=seconds + time.perf_counter() - started)
 
     return _guarded(case, write)

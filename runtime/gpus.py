@@ -107,7 +107,7 @@ def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
 
 def _architecture(text: str) -> tuple[int, int]:
     """ "sm_90a" to (9, 0)."""
-    return divmod(_numbers(text)[0], 10)  # type: ignore[return-value]
+    return divmod(_numbers(text)[0], 10)
 
 
 def sm(capability: tuple[int, int]) -> str:

@@ -142,6 +142,7 @@ ABOUT_SEVERAL_FILES = {  # tests without a source file of their name, and why
     "test_architecture": "all files",
     "docs/test_extending": "the files that docs/extending.md shows",
     "docs/test_readme": "README and docs",
+    "test_main_brats": "whole runs of preprocess.py, main.py and evaluate.py",
     "test_pretended_gpu": "tests/pretended_gpu.py",
     "test_waiting": "training steps of every kind of learning",
     "test_main_genesis": "a whole run of main.py",

@@ -120,7 +120,7 @@ class Checkpoint(OwnCheckpoint):
 
     def check_plan(self, other: Plan, folder: Path) -> None:
         """Raises CheckpointError where cases of a folder are not what the network was trained on."""
-        keys = "dim channels labels spacing_mm patch_size normalization ohe recipe resample crop".split()
+        keys = "dim channels labels label_values spacing_mm patch_size normalization ohe recipe resample crop".split()
         ours, theirs = asdict(self.plan), asdict(other)
         if differ := [f"{k} {ours[k]} against {theirs[k]}" for k in keys if ours[k] != theirs[k]]:
             raise CheckpointError(

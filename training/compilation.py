@@ -25,8 +25,8 @@ class CompileSettings(Settings):
 
     cuda_graphs: bool = setting(
         False,
-        "one GPU launches forward pass, loss and backward pass of a training step as CUDA graphs, captured at the first "
-        "step",
+        "one GPU launches forward pass, loss and backward pass of a training step as CUDA graphs, captured at the "
+        "first step",
         kept=False,
     )
 

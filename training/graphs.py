@@ -69,7 +69,7 @@ class GraphedLoss:
                 ) from error
         if not self._captured.takes(batch):
             return self.loss(batch)
-        result: Tensor = _Replay.apply(self._captured, batch, *self._captured.parameters)  # type: ignore[no-untyped-call]
+        result: Tensor = _Replay.apply(self._captured, batch, *self._captured.parameters)
         return result
 
 
@@ -125,7 +125,7 @@ class _Replay(torch.autograd.Function):
         return captured.loss.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         captured = ctx.captured
         captured.scale.copy_(scale)

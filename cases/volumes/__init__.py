@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from cases.files import whole_file
+from cases.label_values import HIGHEST
 from cases.registry import Registry, absolute, is_own
 from cases.settings import Settings, setting
 from cases.volumes.format import Format, VolumeError
@@ -148,7 +149,11 @@ def read_volume(paths: Sequence[Path]) -> tuple[np.ndarray, Geometry]:
 
 
 def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Read a label map: uint8, (1, D, H, W). Raises VolumeError for values that are not whole, or not 0 to 255."""
+    """Read a label map: (1, D, H, W), uint8, or uint16 where a value is above 255.
+
+    Raises:
+        VolumeError: for values that are not whole, or not 0 to 65535.
+    """
     path = Path(path)
     values, geometry = _read(path, None)
     if len(values) != 1:
@@ -156,9 +161,9 @@ def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
     if values.dtype == np.uint8:
         return values, geometry
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 255):  # also catches NaN
-        raise VolumeError(f"{path}: label values reach from {low} to {high}; they must be 0 to 255")
-    label = values.astype(np.uint8)
+    if not (low >= 0 and high <= HIGHEST):  # also catches NaN
+        raise VolumeError(f"{path}: label values reach from {low} to {high}; they must be 0 to {HIGHEST}")
+    label = values.astype(np.uint8 if high <= 255 else np.uint16)
     if (odd := values != label).any():
         raise VolumeError(f"{path}: label value {values[odd][0]} is not a whole number; was it resampled as an image?")
     return label, geometry

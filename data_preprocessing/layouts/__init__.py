@@ -33,6 +33,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "img_list": "data_preprocessing.layouts.img_list:ImgList",
         "nnunet_v2": "data_preprocessing.layouts.nnunet_v2:NnunetV2",
         "decathlon": "data_preprocessing.layouts.decathlon:Decathlon",
+        "brats": "data_preprocessing.layouts.brats:Brats",
         "folder": "data_preprocessing.layouts.folder:Folder",
     },
     needs=("recognises", "read"),
@@ -47,8 +48,8 @@ class LayoutSettings(Settings):
 
     layout: str | None = setting(
         None,
-        "decathlon (also nnU-Net v1), nnunet_v2, img_list, folder, or an own one as module:object or file.py:object; "
-        "None: the first that recognises the dataset",
+        "decathlon (also nnU-Net v1), nnunet_v2, img_list, brats, folder, or an own one as module:object or "
+        "file.py:object; None: the first that recognises the dataset",
         variants=LAYOUTS,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cases.label_values import unknown_values
 from cases.volumes import Geometry, VolumeError, is_volume, read_label, read_volume, stem, turn_axes
 
 DATASET_FILE = "dataset.json"
@@ -37,9 +38,10 @@ class Dataset:
     Attributes:
         name: of the dataset.
         channels: names such as ("CT",) or ("FLAIR", "T1w"); empty where nothing tells them.
-        labels: class names by value, the background first; only it where the scans have none.
+        labels: class names, the background first; only it where the scans have none.
         training: scans to learn from.
         test: scans without labels.
+        label_values, regions: see :class:`cases.plan.Plan`.
     """
 
     name: str
@@ -47,6 +49,13 @@ class Dataset:
     labels: tuple[str, ...]
     training: tuple[Scan, ...]
     test: tuple[Scan, ...]
+    label_values: tuple[int, ...] = ()
+    regions: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The label files' values by class."""
+        return self.label_values or tuple(range(len(self.labels)))
 
 
 def repeated(scans: Sequence[Scan]) -> list[str]:
@@ -83,7 +92,7 @@ def find_scans(folder: Path, channels: int | None = None) -> list[Scan]:
 
 
 def read_scan(scan: Scan, *, depth_first: bool = False) -> tuple[np.ndarray, Geometry, np.ndarray | None]:
-    """Image (C, D, H, W) float32, its geometry, and its label uint8 (1, D, H, W) if any.
+    """Image (C, D, H, W) float32, its geometry, and its label (1, D, H, W), of the file's values, if any.
 
     Args:
         scan: its files.
@@ -104,15 +113,15 @@ def read_scan(scan: Scan, *, depth_first: bool = False) -> tuple[np.ndarray, Geo
 
 
 def array_faults(
-    image_cdhw: np.ndarray, label: np.ndarray | None, *, channels: int, n_class: int, empty: bool = False
+    image_cdhw: np.ndarray, label: np.ndarray | None, *, channels: int, values: Sequence[int], empty: bool = False
 ) -> Sequence[str]:
     """What makes these arrays unusable, in words with remedies.
 
     Args:
         image_cdhw: of a scan.
-        label: uint8, (1, D, H, W), or None.
+        label: of the file's values, (1, D, H, W), or None.
         channels: that the dataset has.
-        n_class: classes that the dataset has, with the background.
+        values: of the dataset's label files, by class.
         empty: whether an image without any non-zero voxel is a fault.
     """
     faults = []
@@ -123,18 +132,18 @@ def array_faults(
         faults.append(f"{bad} voxels are NaN or infinite; replace them, or leave the case out")
     elif empty and not image_cdhw.any():
         faults.append("the image is zero everywhere; leave the case out")
-    return faults if label is None else [*faults, *label_faults(label, image_cdhw.shape[1:], n_class)]
+    return faults if label is None else [*faults, *label_faults(label, image_cdhw.shape[1:], values)]
 
 
-def label_faults(label: np.ndarray, shape_dhw: Sequence[int], n_class: int) -> Sequence[str]:
-    """What makes a label map (uint8, (1, D, H, W)) unusable for an image of this shape, in words with remedies."""
+def label_faults(label: np.ndarray, shape_dhw: Sequence[int], values: Sequence[int]) -> Sequence[str]:
+    """What makes a label map, (1, D, H, W) of the file's values, unusable for an image of this shape, with remedies."""
     faults = []
     if label.shape[1:] != tuple(shape_dhw):
         faults.append(f"label {label.shape[1:]} and image {tuple(shape_dhw)} differ in shape")
-    if int(label.max()) >= n_class:
-        values = [int(value) for value in np.unique(label) if value >= n_class]
+    if unknown := unknown_values(label, values):
+        known = f"0 to {values[-1]}" if len(values) == values[-1] + 1 else ", ".join(map(str, values))
         faults.append(
-            f"label values {values} are not among the dataset's 0 to {n_class - 1}; relabel, "
+            f"label values {unknown} are not among the dataset's {known}; relabel, "
             f'or add them to "labels" in {DATASET_FILE}'
         )
     return faults

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cases.label_values import value_faults
+from cases.regions import RegionError, parse_regions, region_specs
 from cases.volumes import case_files, stem
 from data_preprocessing.layouts.dataset import (
     CHANNEL_SUFFIX,
@@ -49,36 +51,80 @@ def described(folder: Path, values: Mapping[str, Any], channels: Any) -> Dataset
     path = folder / DATASET_FILE
     if not isinstance(channels, dict) or sorted(channels) != sorted(map(str, range(len(channels)))) or not channels:
         raise DatasetError(f'{path}: "modality" (or "channel_names") must be such as {{"0": "CT"}}, found {channels}')
-    labels = label_names(path, values.get("labels", {"0": "background"}))
-    with_labels = "labelsTr" if len(labels) > 1 else None
+    classes = read_classes(path, values)
+    with_labels = "labelsTr" if len(classes.labels) > 1 else None
     training = _scans(folder, values.get("training"), len(channels), "imagesTr", with_labels)
     if not training:
         raise DatasetError(f'{path} lists no "training" scans and {folder / "imagesTr"} has none')
     return Dataset(
         name=folder.resolve().name,
         channels=tuple(str(channels[str(index)]) for index in range(len(channels))),
-        labels=labels,
+        labels=classes.labels,
+        label_values=classes.label_values,
+        regions=classes.regions,
         training=tuple(training),
         test=tuple(_scans(folder, values.get("test"), len(channels), "imagesTs", None)),
     )
 
 
-def label_names(path: Path, labels: Any) -> tuple[str, ...]:
-    """Names by value from {"1": "liver"} (Decathlon) or {"liver": 1} (nnU-Net v2)."""
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """Of a dataset, see :class:`Dataset`."""
+
+    labels: tuple[str, ...]
+    label_values: tuple[int, ...] = ()
+    regions: tuple[str, ...] = ()
+
+
+def read_classes(path: Path, description: Mapping[str, Any]) -> Classes:
+    """From "labels", {"1": "liver"} (Decathlon) or {"liver": 1} (nnU-Net v2), and "regions", {"tumour": [1, 2, 4]}.
+
+    nnU-Net v2 gives regions as labels with lists of values, and in "regions_class_order" the value that each is written
+    as; classes are then named after their values, or after a region that has a single one.
+
+    Raises:
+        DatasetError: naming the file.
+    """
+    labels, regions = description.get("labels", {"0": "background"}), description.get("regions") or {}
+    if not isinstance(labels, Mapping):
+        raise DatasetError(f'{path}: "labels" must be such as {{"0": "background", "1": "liver"}}')
     try:
-        pairs = {int(k): str(v) for k, v in labels.items()}
+        order: list[int] = []
+        if any(isinstance(values, list) for values in labels.values()):
+            regions = {name: values for name, values in labels.items() if values not in (0, [0])}
+            order = [int(value) for value in description.get("regions_class_order") or ()]
+            pairs = _classes_of_regions(regions)
+        else:
+            pairs = _named_values(labels)
+        specs = region_specs(regions, order)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f'{path}: "labels" or "regions" cannot be understood: {error}') from error
+    values = tuple(sorted(pairs))
+    if faults := value_faults(values):
+        raise DatasetError(f"{path}: {'; '.join(faults)}")
+    names = tuple(pairs[value] for value in values)
+    classes = Classes(labels=names, label_values=() if values[-1] == len(values) - 1 else values, regions=specs)
+    try:
+        parse_regions(specs, values)
+    except RegionError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    return classes
+
+
+def _named_values(labels: Mapping[str, Any]) -> dict[int, str]:
+    try:
+        pairs = {int(key): str(name) for key, name in labels.items()}
     except ValueError:
-        try:
-            pairs = {int(v): str(k) for k, v in labels.items()}
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f'{path}: "labels" must give every class one value, found {labels}') from error
-    except AttributeError as error:
-        raise DatasetError(f'{path}: "labels" must be such as {{"0": "background", "1": "liver"}}') from error
-    if sorted(pairs) != list(range(len(pairs))) or not pairs:
-        raise DatasetError(f"{path}: label values {sorted(pairs)} have gaps; number the classes 0, 1, 2, ...")
-    if len(pairs) > 256:
-        raise DatasetError(f"{path}: {len(pairs)} classes; at most 256 can be stored")
-    return tuple(pairs[value] for value in range(len(pairs)))
+        pairs = {int(value): str(name) for name, value in labels.items()}
+    if len(pairs) < len(labels):
+        raise ValueError(f"every class needs a value of its own, found {dict(labels)}")
+    return pairs
+
+
+def _classes_of_regions(regions: Mapping[str, Any]) -> dict[int, str]:
+    groups = {name: values if isinstance(values, list) else [values] for name, values in regions.items()}
+    pairs = {int(value): f"class {value}" for values in groups.values() for value in values}
+    return {0: "background"} | pairs | {int(values[0]): name for name, values in groups.items() if len(values) == 1}
 
 
 def _scans(folder: Path, entries: Any, channels: int, images: str, labels: str | None) -> list[Scan]:

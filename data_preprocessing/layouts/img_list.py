@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from cases.label_values import MOST_CLASSES, value_faults
 from cases.volumes import VolumeError, is_volume, read_label, stem
 from data_preprocessing.layouts.dataset import UNLABELLED, Dataset, DatasetError, Scan, repeated
 
 
 class ImgList:
-    """Any file. There are as many classes as the largest listed label tells."""
+    """Any file. There are as many classes as the largest listed label tells; above 255, as values occur."""
 
     def recognises(self, path: Path) -> bool:
         """See :data:`data_preprocessing.layouts.LAYOUTS`."""
@@ -18,15 +21,18 @@ class ImgList:
     def read(self, path: Path) -> Dataset:
         """Named after its folder too, as most lists are called train.txt."""
         scans = read_img_list(path)
-        largest = 0
+        found: set[int] = {0}
         for scan in scans:
             try:
-                largest = max(largest, int(read_label(scan.label)[0].max())) if scan.label else largest
+                found |= set(np.unique(read_label(scan.label)[0]).tolist()) if scan.label else set()
             except VolumeError:  # told when the cases are checked, together with all other faults
                 continue
-        names = (UNLABELLED[0], *(f"class {value}" for value in range(1, largest + 1)))
+        values = tuple(sorted(found)) if max(found) >= MOST_CLASSES else ()
+        names = (UNLABELLED[0], *(f"class {value}" for value in (values or range(max(found) + 1))[1:]))
+        if faults := value_faults(values or range(max(found) + 1)):
+            raise DatasetError(f"{path}: its label maps hold {'; '.join(faults)}")
         name = f"{path.resolve().parent.name}_{path.stem}"
-        return Dataset(name=name, channels=(), labels=names, training=tuple(scans), test=())
+        return Dataset(name=name, channels=(), labels=names, label_values=values, training=tuple(scans), test=())
 
 
 def read_img_list(path: Path) -> list[Scan]:

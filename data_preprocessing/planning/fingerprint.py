@@ -65,9 +65,8 @@ def _examine(scan: Scan, dataset: Dataset, intensities: bool, crop: bool) -> Fac
     except (ValueError, OSError) as error:
         return Facts(case=scan.case, faults=(str(error),))
     channels = len(dataset.channels) or len(image)
-    n_class = len(dataset.labels)
-    of_image = array_faults(image, None, channels=channels, n_class=n_class, empty=True)
-    of_label = label_faults(label, image.shape[1:], n_class) if label is not None else ()
+    of_image = array_faults(image, None, channels=channels, values=dataset.values, empty=True)
+    of_label = label_faults(label, image.shape[1:], dataset.values) if label is not None else ()
     faults = [f"{scan.images[0]}: {fault}" for fault in of_image] + [f"{scan.label}: {fault}" for fault in of_label]
     if faults:
         return Facts(case=scan.case, faults=tuple(faults))

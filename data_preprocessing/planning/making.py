@@ -131,6 +131,8 @@ def make_plan(
         dim=dim,
         channels=channels,
         labels=dataset.labels,
+        label_values=dataset.label_values,
+        regions=dataset.regions,
         spacing_mm=spacing_mm,
         patch_size=patch or patch_size(sound, spacing_mm, dim, resample=resample),
         normalization=tuple(schemes),

@@ -8,10 +8,34 @@ import numpy as np
 import pytest
 import torch
 
-from cases.regions import RegionError, RegionSettings, brats_regions, read_regions, write_regions
+from cases.plan import Normalization, Plan
+from cases.regions import (
+    RegionError,
+    Regions,
+    RegionSettings,
+    brats_regions,
+    check_challenge_names,
+    parse_regions,
+    read_regions,
+    write_regions,
+)
 
 NAMES = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
 ROOT = Path(__file__).parents[2]
+
+
+def plan(**changes):
+    made = Plan(
+        name="a",
+        dataset="a",
+        dim=3,
+        channels=("T1",),
+        labels=NAMES,
+        spacing_mm=(1, 1, 1),
+        patch_size=(8, 8, 8),
+        normalization=(Normalization(scheme="zscore"),),
+    )
+    return made.with_(**changes)
 
 
 def labels():
@@ -42,10 +66,43 @@ def test_labels_of_arrays_and_tensors_come_back():
 
 
 def test_settings_name_the_regions_of_a_dataset():
-    assert RegionSettings().regions(NAMES) is None
-    assert RegionSettings(brats=True).regions(NAMES) == brats_regions(NAMES)
+    assert RegionSettings().of(plan()) is None
+    assert RegionSettings(brats=True).of(plan()) == brats_regions(NAMES)
     with pytest.raises(RegionError, match="--brats needs classes named edema"):
-        RegionSettings(brats=True).regions(("background", "liver"))
+        RegionSettings(brats=True).of(plan(labels=("background", "liver")))
+    gaps = plan(labels=("background", "necrosis", "rim", "ring"), label_values=(0, 1, 2, 4))
+    chosen = RegionSettings(regions=("whole=1,2,4", "core=1,4", "enhancing=4")).of(gaps)
+    assert chosen == Regions(names=("whole", "core", "enhancing"), members=((1, 2, 3), (1, 3), (3,)), values=(2, 1, 3))
+    assert RegionSettings().of(gaps.with_(regions=("all=1,2,4:2",))).members == ((1, 2, 3),)
+    with pytest.raises(RegionError, match="exclude each other"):
+        RegionSettings(brats=True, regions=("whole=1",))
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["whole"], "not such as whole=1,2,4"),
+        (["whole=1,x"], "not such as whole=1,2,4"),
+        (["=1"], "needs a name of its own"),
+        (["a=1", "a=2"], "needs a name of its own"),
+        (["whole=1,2,3"], r"has values \[3\], the dataset's label files have 1, 2, 4"),
+        (["whole=1,2,4:5"], r"has values \[5\]"),
+        (["whole=1,2,4", "core=4"], "2 of its values are in no later region"),
+        (["core=4", "whole=1,2,4:2"], "0 of its values are in no later region"),
+    ],
+)
+def test_regions_that_cannot_be_are_refused_by_name(specs, message):
+    with pytest.raises(RegionError, match=message):
+        parse_regions(specs, (0, 1, 2, 4))
+
+
+def test_names_that_contradict_the_challenges_cases_are_refused():
+    wrong = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
+    for case in ("BraTS2021_00000", "BraTS20_Training_001", "Brats18_CBICA_AAM_1", "BraTS-GLI-00000-000"):
+        with pytest.raises(RegionError, match=f"{case}.*value 1 is the necrotic core.*calls 1 'edema'.*--regions"):
+            check_challenge_names(wrong, [case])
+    check_challenge_names(wrong, ["BRATS_001"])  # Task01's own
+    check_challenge_names(("background", "necrotic core", "edema", "enhancing"), ["BraTS2021_00000"])
 
 
 def test_files(tmp_path):

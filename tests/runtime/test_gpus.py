@@ -63,9 +63,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(driver: Path, monkeypa
     assert usable_gpus() == 0
     smi(driver, "echo 'NVIDIA A100, 535.183.01'")
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(
-        DeviceError, match=r"A100 is there, but PyTorch .* without CUDA: pip install -r requirements-cuda1"
-    ):
+    with pytest.raises(DeviceError, match=r"A100 is there, but PyTorch .* without CUDA: pip install"):
         usable_gpus()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(DeviceError, match=r"driver 535.183.01, and PyTorch's CUDA 13.0 needs 580 or later"):
