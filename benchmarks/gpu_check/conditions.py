@@ -70,7 +70,7 @@ class Conditions:
             steps=3,
             warmup=1,
             rounds=1,
-            workers=1,
+            workers=0,  # a process takes seconds to start
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -32,11 +32,15 @@ class PartError(ValueError):
     """A part that did not come to its end; the message is the last line of why."""
 
 
+class PartTimeout(PartError):
+    """A part that took longer than it might."""
+
+
 class Worker(Protocol):
     """Does parts when asked."""
 
     def run(self, part: str, limit: float) -> Iterator[Row]:
-        """The part's rows as they come. Raises PartError where it fails, or takes longer than ``limit`` seconds."""
+        """The part's rows as they come. Raises PartError where it fails, PartTimeout after ``limit`` seconds."""
         ...
 
     def stop(self) -> None:
@@ -76,15 +80,18 @@ def run_parts(
                 report.end(part.name, "skipped", why=why)
             else:
                 say(f"{part.name}: {part.help}")
+                limit = min(left, PATIENCE * usual + 30)
                 try:
                     worker = worker or start()
-                    for row in worker.run(part.name, min(left, PATIENCE * usual + 30)):
+                    for row in worker.run(part.name, limit):
                         report.rows.append(row)
                         say(f"  {line(row)}")
                     report.end(part.name, "done", clock() - started)
                 except PartError as error:
-                    say(f"  {part.name} failed: {error}")
-                    report.end(part.name, "failed", clock() - started, str(error))
+                    all_of_it = isinstance(error, PartTimeout) and limit == left
+                    why = f"{error}, as no time was left" if all_of_it else str(error)
+                    say(f"  {part.name}: {why}")
+                    report.end(part.name, "skipped" if all_of_it else "failed", clock() - started, why)
                     if worker:
                         worker.stop()
                     worker = None
@@ -137,7 +144,7 @@ class ProcessWorker:
             try:
                 text = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise PartError(f"stopped after {limit:.0f} s") from None
+                raise PartTimeout(f"stopped after {limit:.0f} s") from None
             if not text:
                 raise PartError(self._last_line())
             answer: dict[str, Any] = json.loads(text)

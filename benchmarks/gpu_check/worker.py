@@ -2,7 +2,7 @@
 
 The first line in are the conditions. Then ``{"part": "loader", "limit": 90}`` is answered by ``{"row": {...}}`` for
 each row, and ``{"done": true}`` or ``{"failed": "last line of the error"}``. All else that is printed goes to standard
-error.
+error. The loader's processes import this module anew, so it imports nothing heavy before it serves.
 """
 
 from __future__ import annotations
@@ -17,11 +17,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import IO, Any
 
-import torch
-
-from benchmarks.gpu_check.conditions import Conditions
-from benchmarks.gpu_check.parts import MEASURES
-
 
 def last_line(error: BaseException) -> str:
     """What an error says, as far as a table has room: its kind and its last line."""
@@ -31,6 +26,11 @@ def last_line(error: BaseException) -> str:
 
 def serve(requests: Iterable[str], answers: IO[str]) -> None:
     """Do what is asked until nothing more is. Any error of a part is an answer; the traceback goes to the log."""
+    import torch
+
+    from benchmarks.gpu_check.conditions import Conditions
+    from benchmarks.gpu_check.parts import MEASURES
+
     lines = iter(requests)
     conditions = Conditions.from_json(json.loads(next(lines)))
     if not conditions.gpu:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmarks.gpu_check.conditions import Conditions
 from benchmarks.gpu_check.report import Row
 from cases.registry import Registry
 
-Measure = Callable[[Conditions], Iterator[Row]]
+if TYPE_CHECKING:
+    from benchmarks.gpu_check.conditions import Conditions
+
+Measure = Callable[["Conditions"], Iterator[Row]]
 
 
 @dataclass(frozen=True, kw_only=True)

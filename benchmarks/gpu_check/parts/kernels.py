@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -66,7 +66,44 @@ def passes_per_second(step: Callable[[], object], conditions: Conditions) -> flo
 
 
 def convolutions(conditions: Conditions) -> Iterator[Row]:
-    """What benchmarks/convolutions.py finds."""
-    measure: Callable[..., list[dict[str, Any]]] = importlib.import_module(CONVOLUTIONS).run
-    for found in measure(conditions.device, conditions.patch_size, conditions.steps):
-        yield Row(part="kernels", **found)
+    """What benchmarks/convolutions.py finds: of each kind of work its fastest form, and all together."""
+    run: Callable[..., list[dict[str, Any]]] = importlib.import_module(CONVOLUTIONS).run
+    found = run(
+        device=conditions.device.type,
+        sizes=conditions.patch_size,
+        repeats=conditions.steps if conditions.gpu else 1,
+        batch=conditions.batch_size,
+    )
+    forms: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for form in found:
+        forms.setdefault((form["what"], form["pass"]), []).append(form)
+    total = 0.0
+    for (what, direction), alike in forms.items():
+        best = min(alike, key=lambda form: form["ms"])
+        total += best["count"] * best["ms"]
+        others = [f"{name(form)} {form['ms']:.3g} ms" for form in alike if form is not best]
+        yield Row(
+            part="kernels",
+            what=f"{what}, {direction}",
+            value=best["ms"],
+            unit="ms",
+            better="lower",
+            note="; ".join([f"{best['count']} times, {name(best)}{limit(best)}", *others]),
+        )
+    yield Row(
+        part="kernels",
+        what="convolutions and norms of a step, each in its fastest form",
+        value=total,
+        unit="ms",
+        better="lower",
+        note=f"at most {1000 * conditions.batch_size / total:.0f} images/s with these kernels",
+    )
+
+
+def name(form: Mapping[str, Any]) -> str:
+    return f"{form['layout']} by {'ours' if form['by'] == 'own' else 'the library'}"
+
+
+def limit(form: Mapping[str, Any]) -> str:
+    """How near it comes to what the device can do, where that is known."""
+    return "" if form["share"] is None else f", {100 * form['share']:.0f} % of the limit"

@@ -29,7 +29,7 @@ def rows(conditions: Conditions) -> Iterator[Row]:
         yield Row(part="tests", what=what, value="Triton is not installed")
     elif not conditions.gpu:
         kernels = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_triton_kernels.py"))
-        yield from counted(what, ["-k", "compile_for", *kernels], conditions)
+        yield from counted(what, ["-k", "all_kernels_compile", *kernels], conditions)
 
 
 def counted(what: str, arguments: Sequence[str], conditions: Conditions) -> Iterator[Row]:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.gpu_check.conditions import Conditions
 from benchmarks.gpu_check.parts import PARTS, Part
 from benchmarks.gpu_check.report import Report, Row
-from benchmarks.gpu_check.schedule import PartError, ProcessWorker, line, run_parts
+from benchmarks.gpu_check.schedule import PartError, PartTimeout, ProcessWorker, line, run_parts
 
 
 class Made:
@@ -102,6 +102,22 @@ def test_a_failure_costs_the_rest_of_its_part_and_a_worker() -> None:
     ]
     assert report.rows[1].error == "OutOfMemoryError: 3 GiB"
     assert report.status == 1
+
+
+@pytest.mark.parametrize(("seconds", "state", "status"), [(600, "failed", 1), (100, "skipped", 4)])
+def test_a_part_that_is_stopped_failed_unless_no_time_was_left(seconds: float, state: str, status: int) -> None:
+    made = Made({"a": 90, "b": 5, "c": 5})
+
+    def hanging(part: str, limit: float) -> Iterator[Row]:
+        made.now += limit
+        raise PartTimeout(f"stopped after {limit:.0f} s")
+        yield
+
+    made.run = hanging  # type: ignore[method-assign]
+    report = made.check(seconds)
+    assert report.parts["a"]["state"] == state
+    assert report.parts["a"]["why"].startswith(f"stopped after {min(seconds, 210)} s")
+    assert report.status == status
 
 
 def test_an_interruption_stops_the_worker() -> None:

@@ -31,11 +31,27 @@ def test_convolutions_are_rows_and_their_failure_costs_them_alone(
 ) -> None:
     module: Any = ModuleType(kernels.CONVOLUTIONS)
     monkeypatch.setitem(sys.modules, kernels.CONVOLUTIONS, module)
-    module.run = lambda device, sizes, repeats: [{"what": f"{sizes} {repeats}", "value": 1.5, "unit": "ms"}]
-    found = [row for row in kernels.rows(tiny) if "norm" not in row.what and "copy" not in row.what]
-    assert [(row.part, row.what, row.value) for row in found] == [("kernels", "(16, 16, 16) 2", 1.5)]
+    asked: list[dict[str, Any]] = []
 
-    def broken(*_: object) -> list[dict[str, Any]]:
+    def form(layout: str, by: str, ms: float, share: float | None) -> dict[str, Any]:
+        words = {"what": "32 to 32, 3x3x3", "pass": "forward", "layout": layout, "by": by}
+        return words | {"count": 4, "ms": ms, "tflops": 1.0, "gbs": 2.0, "share": share}
+
+    def run(**given: Any) -> list[dict[str, Any]]:
+        asked.append(given)
+        return [form("NCDHW", "library", 3.0, None), form("NDHWC", "library", 2.0, 0.3), form("NDHWC", "own", 1.5, 0.4)]
+
+    module.run = run
+    found = [row for row in kernels.rows(tiny) if not row.what.startswith(("fused norm", "copy"))]
+    assert asked == [{"device": "cpu", "sizes": (16, 16, 16), "repeats": 1, "batch": 2}]
+    assert [(row.part, row.value, row.unit) for row in found] == [("kernels", 1.5, "ms"), ("kernels", 6.0, "ms")]
+    assert found[0].what == "32 to 32, 3x3x3, forward"
+    assert found[0].note == (
+        "4 times, NDHWC by ours, 40 % of the limit; NCDHW by the library 3 ms; NDHWC by the library 2 ms"
+    )
+    assert found[1].note == "at most 333 images/s with these kernels"
+
+    def broken(**_: object) -> list[dict[str, Any]]:
         raise RuntimeError("launch failed")
 
     module.run = broken

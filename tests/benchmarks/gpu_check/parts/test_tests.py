@@ -74,9 +74,9 @@ def test_without_a_gpu_the_kernels_are_compiled_too(tiny: Conditions, monkeypatc
     (gpu, selected), (_, compiling), (again, _) = asked
     assert gpu == again == "tests marked gpu"
     assert selected == ["-m", "gpu", "here"]
-    assert compiling[:2] == ["-k", "compile_for"]
+    assert compiling[:2] == ["-k", "all_kernels_compile"]
     assert len(compiling) > 3
-    assert all("_compile_for" in (tests.ROOT / file).read_text(encoding="utf-8") for file in compiling[2:])
+    assert all("_all_kernels_compile" in (tests.ROOT / file).read_text(encoding="utf-8") for file in compiling[2:])
 
 
 def test_a_reason_is_pytests_own() -> None:
