@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -58,7 +58,7 @@ class LateStream:
 class LateEvent:
     """A place in a stream's work; before it is recorded, nothing to wait for."""
 
-    waiting: list[str] = []  # names of the threads that waited
+    waiting: ClassVar[list[str]] = []  # names of the threads that waited
 
     def __init__(self, **_: bool) -> None:
         self.stream: LateStream | None = None
@@ -78,7 +78,7 @@ class LateGPU:
     """What tests look at: the computation's stream, and in ``shared`` with which streams memory is shared."""
 
     main: LateStream
-    device: torch.device = torch.device("cuda", 0)
+    device: torch.device
     free_bytes: int = 2**40
     shared: list[tuple[Tensor, LateStream]] = field(default_factory=list)
 
@@ -93,7 +93,7 @@ def late_copies(*, eager: bool = False) -> Iterator[LateGPU]:
     """Stand-ins for what ``torch.cuda`` and tensors do with streams, pinned memory and a device."""
     from runtime.transfer import side_stream
 
-    gpu = LateGPU(LateStream(eager=eager))
+    gpu = LateGPU(LateStream(eager=eager), torch.device("cuda", 0))
     active = threading.local()
     copy, to = Tensor.copy_, Tensor.to
 
