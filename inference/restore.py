@@ -125,19 +125,20 @@ class _Line:
     answer of a GPU would be waited for.
     """
 
-    low: Tensor
-    high: Tensor
-    part: Tensor
+    low: np.ndarray
+    high: np.ndarray
+    part: np.ndarray
     there: tuple[Tensor, Tensor, Tensor]
 
     @classmethod
     def between(cls, old: int, new: int, *, nearest: bool, corners: bool, device: torch.device) -> _Line:
         rule = nearest_places if nearest else voxel_places
-        places = torch.from_numpy(rule(old, new, corners=corners).clip(0, old - 1)).double()
-        low = places.floor().long()
-        part = (places - low).float()
-        high = torch.where(part > 0, low + 1, low).clamp_(max=old - 1)
-        return cls(low, high, part, (send(low, device), send(high, device), send(part, device)))
+        places = rule(old, new, corners=corners).clip(0, old - 1).astype(np.float64)
+        low = np.floor(places).astype(np.int64)
+        part = (places - low).astype(np.float32)
+        high = np.where(part > 0, low + 1, low).clip(max=old - 1)
+        low_there, high_there, part_there = (send(torch.from_numpy(array), device) for array in (low, high, part))
+        return cls(low, high, part, (low_there, high_there, part_there))
 
     def cut(self, start: int, stop: int) -> _Line:
         """The line of the new voxels [start, stop), whose first old voxel is then 0."""
@@ -150,7 +151,7 @@ class _Line:
         """Interpolate along one of D, H, W."""
         low, high, part = self.there
         lower = scores_cdhw
-        if not torch.equal(self.low, torch.arange(lower.shape[axis + 1])):
+        if not np.array_equal(self.low, np.arange(lower.shape[axis + 1])):
             lower = scores_cdhw.index_select(axis + 1, low)
         if not self.part.any():
             return lower
@@ -177,7 +178,7 @@ class _Way:
 
     def ready(self, axis: int, stop: int) -> int:
         """How many new planes need no old plane from ``stop`` on."""
-        return int((self.lines[axis].high < stop).sum())
+        return int(np.count_nonzero(self.lines[axis].high < stop))
 
     def part(self, axis: int, low: int, high: int) -> tuple[range, list[_Line]]:
         """Old planes that the new planes [low, high) need, and the lines from these to those."""

@@ -113,7 +113,10 @@ class SlidingWindow:
         d, h, w = (1, *self.patch_size)[-3:]
         return d, h, w
 
-    @torch.no_grad()  # on a generator: in force while it runs, not while its consumer does
+    # On a generator: in force while it runs, not while its consumer does. In inference mode autocast would cast the
+    # weights anew for each batch.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def stream(
         self, image_cdhw: np.ndarray | Tensor, predictor: Predictor, *, device: torch.device | str = "cpu"
     ) -> Iterator[Slab]:

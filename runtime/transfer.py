@@ -87,13 +87,16 @@ class Landing:
 
     def put(self, target: np.ndarray, tensor: Tensor) -> None:
         """Copy a tensor that nobody writes to any more into an array of its shape."""
-        if tensor.device.type != "cuda":
+        if tensor.device.type == "cuda":
+            self._take_off(target, tensor.contiguous())
+        else:
             target[...] = tensor.cpu().numpy()
-            return
+
+    def _take_off(self, target: np.ndarray, tensor: Tensor) -> None:
         size = tensor.numel() * tensor.itemsize
         while self._flights and size + sum(flight for flight, _ in self._flights) > IN_FLIGHT:
             self._flights.popleft()[1].result()
-        stream, tensor = side_stream(tensor.device, "from"), tensor.contiguous()
+        stream = side_stream(tensor.device, "from")
         stream.wait_stream(torch.cuda.current_stream(tensor.device))
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         arrived = torch.cuda.Event(blocking=True)

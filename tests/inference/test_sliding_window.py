@@ -1,13 +1,20 @@
 import itertools
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
+from cases.regions import brats_regions
+from inference import feeding
+from inference.restore import launch_restore
 from inference.sliding_window import SlidingWindow, WindowError, WindowSettings, importance
 from inference.tta import TTASettings, flip_average, probabilities
 from tests.conftest import make_plan
+from tests.inference.test_restore import info_of
+from tests.late_copies import late_copies
+from tests.pretended_gpu import pretended_gpu
 
 
 def ramp(windows: torch.Tensor) -> torch.Tensor:
@@ -88,9 +95,50 @@ def test_a_network_that_changes_the_sides_is_named():
         SlidingWindow(patch_size=(8, 8, 8)).scores(volume((12, 16, 20)), lambda x: x[..., ::2, ::2, ::2])
 
 
+@pytest.mark.parametrize("shape", [(12, 16, 20), (30, 16, 20), (5, 40, 9), (5, 6, 7)])
+@pytest.mark.parametrize(("patch", "batch_size"), itertools.product([(8, 8, 12), (8, 12)], (1, 4, 5)))
+@pytest.mark.parametrize("free_bytes", [0, 2**40])
+def test_both_ways_of_a_gpu_give_the_cpus_scores(shape, patch, batch_size, free_bytes):
+    """Batches reach across layers there; windows come from the host a batch ahead, or from the volume on the GPU."""
+    image = volume(shape).numpy()
+    windows = SlidingWindow(patch_size=patch, batch_size=batch_size)
+    expected, sizes = windows.scores(image, ramp), []
+
+    def predictor(x):
+        sizes.append(len(x))
+        return ramp(x)
+
+    with late_copies(eager=True) as gpu:
+        gpu.free_bytes = free_bytes
+        assert torch.equal(windows.scores(image, predictor, device=gpu.device), expected)
+    assert len(set(sizes)) == 1  # cuDNN tries its algorithms once
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_nothing_between_a_scan_and_its_labels_waits_for_the_gpu(exclusive, monkeypatch):
+    """Windows, flips, network, blend, resizing and decision; the labels' way back is pinned and not waited for."""
+    monkeypatch.setattr("runtime.transfer._unload", lambda *_: None)  # in a thread that knows no pretended GPU
+    for name in ("Stream", "Event", "stream", "current_stream"):
+        monkeypatch.setattr(f"torch.cuda.{name}", MagicMock())
+    regions = None if exclusive else brats_regions(("background", "edema", "core", "enhancing"))
+    info = info_of((24, 20, 17), (21, 16, 20), before=(0, 1, 0))
+    with pretended_gpu() as gpu:
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+        network = gpu.moved(torch.nn.Conv3d(1, 3, 3, padding=1))
+        image = torch.empty(1, *info.shape_stored, device="cuda", dtype=torch.float16)
+        predictor = flip_average(probabilities(network, exclusive=exclusive), (0, 2))
+        with gpu.busy(), torch.autocast("cuda", torch.bfloat16):
+            slabs = SlidingWindow(patch_size=(8, 8, 12)).stream(image, predictor, device="cuda")
+            launch_restore(slabs, info, regions=regions, keep_probabilities=True)
+    back = sum(size for size, start, _ in gpu.copied if start == "cuda")
+    assert back == (1 + 3 * 2) * 24 * 20 * 17  # labels, and probabilities in half precision
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_scores_on_the_gpu_equal_the_cpus():
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_scores_on_the_gpu_equal_the_cpus(share, monkeypatch):
+    monkeypatch.setattr(feeding, "SHARE", share)  # of nothing: windows come from the host
     windows = SlidingWindow(patch_size=(8, 8, 12))
 
     def predictor(x):
@@ -100,6 +148,43 @@ def test_scores_on_the_gpu_equal_the_cpus():
     on_device = windows.scores(image, predictor, device="cuda")
     assert on_device.device.type == "cuda"
     assert (on_device.cpu() - windows.scores(image, predictor)).abs().max() < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_gpu_holds_the_scan_one_slab_and_two_batches(share, monkeypatch):
+    """The peak, and that nothing waits: PyTorch itself raises where it does."""
+    monkeypatch.setattr(feeding, "SHARE", share)
+    classes, patch, batch_size = 8, (32, 32, 32), 4
+    image = np.zeros((1, 64, 400, 64), np.float16)
+    windows = SlidingWindow(patch_size=patch, batch_size=batch_size)
+    weight = torch.ones(classes, 1, 1, 1, 1, device="cuda")
+
+    def predictor(x):
+        return torch.nn.functional.conv3d(x, weight)
+
+    def run():
+        for slab in windows.stream(image, predictor, device="cuda"):
+            slab.scores_cdhw.argmax(dim=0)
+
+    run()  # libraries load what they load
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    slab = (classes + 1) * 64 * 32 * 64 * 4
+    batch = batch_size * 32**3 * 4
+    scan = image.nbytes if share else 0
+    labels = 2 * 8 * 64 * 32 * 64  # of argmax, while the next slab is begun
+    promise = scan + slab + (2 + 2 * classes) * batch + labels
+    assert torch.cuda.max_memory_allocated() - before <= 1.1 * promise + 2**24  # and a convolution's workspace
 
 
 def test_softmax_is_applied_once_before_blending():
