@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cases.plan import DEPTH, MIN_FMAP
 from cases.settings import Settings, at_least, setting
 from nets.blocks import CHANNELS_LAST, CONV, ConvNormAct, NetworkError, UpBlock, initialise, name_fault
+from nets.conv.own import When
 from nets.encoders import ENCODERS
 from nets.encoders.base import DECODER_FIELDS, Encoder, whole_network
 from nets.network import Network
@@ -59,6 +60,13 @@ class NetworkSettings(Settings):
     more_chn: bool = setting(False, "64, 96, 128, 192, 256, 384, 512 channels, in the encoder and the decoder")
     layout: Literal["NCDHW", "NDHWC"] = setting(
         "NCDHW", "memory layout of activations; NDHWC is channels-last, faster in mixed precision", kept=False
+    )
+
+    own_conv: When = setting(
+        "never",
+        "3x3x3 convolutions into 32 channels by a kernel of our own, on CUDA in mixed precision and NDHWC: auto measures "
+        "each kind at its first call and takes the faster one",
+        kept=False,
     )
 
     def faults(self) -> list[str]:

@@ -149,6 +149,7 @@ def compiled(kernel: Any, x: Tensor, dtype: str, *, affine: bool) -> str:
     walk = _walk(x)
     names = "voxels channels chunk chunks sample_stride channel_stride voxel_stride".split()
     sizes = dict(zip(names, walk.arguments, strict=True))
+    sizes |= {"positions": walk.voxels, "tile": walk.chunk, "planes": 1, "depth": 1}
     blocks = walk.block | {"CHUNKS": triton.next_power_of_2(sizes["chunks"])}
     signature: dict[str, str] = {}
     constants: dict[tuple[int], int | None] = {}
