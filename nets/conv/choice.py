@@ -18,7 +18,7 @@ WARM_UP = 3  # compiles, and lets cuDNN settle on an algorithm
 REPEATS = 11
 MARGIN = 0.97  # of the library's time, that a choice is not made by noise
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def decide(work: Work, own: Step, library: Step) -> bool:
     return _kept[work]
 
 
-def milliseconds(steps: Sequence[Step]) -> list[float]:
+def milliseconds(steps: Sequence[Step], repeats: int = REPEATS) -> list[float]:
     """Median time of each on the current device; they take turns, so that a clock that changes treats all alike."""
     for step in steps:
         for _ in range(WARM_UP):
             step()
-    turns = [[_timed(step) for step in steps] for _ in range(REPEATS)]
+    turns = [[_timed(step) for step in steps] for _ in range(repeats)]
     torch.cuda.synchronize()
     return [statistics.median(start.elapsed_time(end) for start, end in times) for times in zip(*turns, strict=True)]
 

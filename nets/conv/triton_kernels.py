@@ -33,7 +33,7 @@ from torch import Tensor
 from nets.conv.tiles import CHANNELS, FEW, TAPS, TILE, Shape, cut_of, weight_chunk
 from nets.norm.fused import Cut
 
-STREAMED = 64  # voxels of a step of the weights' gradient
+STREAMED = 64  # voxels of a step of an image, and of the weights' gradient
 
 
 def forward(x: Tensor, weight: Tensor, statistics: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,19 +64,26 @@ def _convolve(
     shape = Shape(*x.shape)
     layout = torch.channels_last_3d
     out = torch.empty((len(x), channels, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
-    constants = {"IN": shape.channels, "OUT": channels, "STATISTICS": means.numel() > 0, "M": TILE}
+    constants = {"IN": shape.channels, "OUT": channels, "STATISTICS": means.numel() > 0}
     tensors = (x, weight, out, means, squares)
     with torch.cuda.device_of(x):
         if shape.channels <= FEW:
             sizes = (shape.planes, shape.height, shape.width, cut.tile, cut.chunks)
             _image[cut.chunks, shape.samples](
-                *tensors, *sizes, *strides, **constants, K=taps_of(shape.channels), **options(x).image
+                *tensors, *sizes, *strides, **constants, M=STREAMED, K=taps_of(shape.channels), **IMAGE
             )
         else:
             tiles, parts = triton.cdiv(cut.positions, cut.tile), triton.cdiv(cut.planes, cut.depth)
             sizes = (shape.planes, shape.width, shape.positions, cut.depth, cut.chunks)
             _planes[tiles, parts, shape.samples * (channels // CHANNELS)](
-                *tensors, *sizes, *strides, **constants, K=CHANNELS, N=CHANNELS, **options(x).planes
+                *tensors,
+                *sizes,
+                *strides,
+                **constants,
+                M=TILE,
+                K=CHANNELS,
+                N=CHANNELS,
+                **planes_options(shape.channels, hopper=has_hopper(x)),
             )
     return out
 
@@ -86,29 +93,27 @@ def taps_of(channels: int) -> int:
     return max(32, triton.next_power_of_2(TAPS * channels))
 
 
-class Options(NamedTuple):
-    """How a launch compiles the kernels: so that two programs share a multiprocessor, and nothing spills."""
-
-    planes: dict[str, int]
-    weights: dict[str, int]
-    image: dict[str, int]
-
-
+HALF = {"num_warps": 8, "maxnreg": 128}  # of a multiprocessor's registers, so that two programs share it
 IMAGE = {"num_warps": 4, "num_stages": 2}
-AMPERE = Options({"num_warps": 4, "num_stages": 3}, {"num_warps": 8, "num_stages": 2, "maxnreg": 128}, IMAGE)
-HOPPER = Options(
-    {"num_warps": 8, "num_stages": 3, "maxnreg": 128}, {"num_warps": 8, "num_stages": 3, "maxnreg": 128}, IMAGE
-)
 
 
-def options(x: Tensor) -> Options:
-    """Those for the device of ``x``.
+def planes_options(channels: int, *, hopper: bool) -> dict[str, int]:
+    """How ``_planes`` is compiled.
 
-    An instruction of Hopper's takes 64 rows and 4 warps, so that 8 warps share 128 rows well. On Ampere each warp reads
-    all weights for its own rows, which should be many.
+    An instruction of Hopper's and later takes 64 rows and 4 warps, so that 8 warps share a tile's 128 rows well. On
+    Ampere a warp reads all weights for its own rows, which should be many; and 64 channels want more registers.
     """
-    before_hopper = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < (9, 0)
-    return AMPERE if before_hopper else HOPPER
+    return HALF | {"num_stages": 3} if hopper and channels == CHANNELS else {"num_warps": 4, "num_stages": 3}
+
+
+def weights_options(*, hopper: bool) -> dict[str, int]:
+    """How ``_weights`` is compiled."""
+    return HALF | {"num_stages": 3 if hopper else 2}
+
+
+def has_hopper(x: Tensor) -> bool:
+    """Whether the device is of Hopper's generation or later."""
+    return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
 def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
             parts = x.new_empty((shape.samples * cut.chunks, rows, outputs), dtype=torch.float32)
             sizes = (shape.planes, shape.height, shape.width, cut.tile, cut.chunks)
             _image_weights[cut.chunks, shape.samples](
-                x, gradient, parts, *sizes, IN=shape.channels, OUT=outputs, V=STREAMED, K=rows, **options(x).image
+                x, gradient, parts, *sizes, IN=shape.channels, OUT=outputs, V=STREAMED, K=rows, **IMAGE
             )
             taps = parts.sum(0)[: TAPS * shape.channels]
             return taps.view(3, 3, 3, shape.channels, outputs).permute(4, 3, 0, 1, 2)
