@@ -1,7 +1,7 @@
 """Each convolution of the default network by itself: ``python -m benchmarks.convolutions --patch 128 128 128``.
 
-Forward, gradient of the input and gradient of the weights, in both layouts, by PyTorch's kernels and, where they fit, by
-our own; then instance norm with LeakyReLU. A row says how much of the time the device's limit explains: its tensor
+Forward, gradient of the input and gradient of the weights, in both layouts, by PyTorch's kernels and, where they fit,
+by our own; then instance norm with LeakyReLU. A row says how much of the time the device's limit explains: its tensor
 cores or its memory, whichever takes longer.
 """
 
@@ -147,10 +147,7 @@ class Measured:
         ways: dict[str, list[Callable[[], object]]] = {
             "library": [
                 lambda: forward(x, weight, None, *rest),
-                *(
-                    lambda mask=mask: backward(gradient, x, weight, None, *rest, mask)  # type: ignore[misc]
-                    for mask in NO_GRADIENT_OF_BIAS
-                ),
+                *(lambda mask=mask: backward(gradient, x, weight, None, *rest, mask) for mask in NO_GRADIENT_OF_BIAS),
             ]
         }
         if not work.transposed and own.fits(_module(work, weight), x):
@@ -215,7 +212,8 @@ def _module(work: Convolution, weight: Tensor) -> nn.Module:
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """A line for each row, below a heading."""
-    yield f"{'what':38} {'in net':>6} {'layout':7} {'by':8} {'pass':16} {'ms':>9} {'TFLOP/s':>8} {'GB/s':>8} {'share':>6}"
+    names = f"{'what':38} {'in net':>6} {'layout':7} {'by':8} {'pass':16}"
+    yield f"{names} {'ms':>9} {'TFLOP/s':>8} {'GB/s':>8} {'share':>6}"
     for row in rows:
         speed = f"{'-':>8}" if row["tflops"] is None else f"{row['tflops']:8.3f}"
         share = f"{'-':>6}" if row["share"] is None else f"{row['share']:6.1%}"

@@ -149,7 +149,8 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if own.takes(self.conv, x, self.own_conv):
-            return self.norm_act(*own.convolve(x, self.conv.weight, statistics=self.norm_act.by_instance))
+            weight: Any = self.conv.weight
+            return self.norm_act(*own.convolve(x, weight, statistics=self.norm_act.by_instance))
         return self.norm_act(self.conv(x))
 
 

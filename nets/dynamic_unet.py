@@ -64,8 +64,8 @@ class NetworkSettings(Settings):
 
     own_conv: When = setting(
         "never",
-        "3x3x3 convolutions into 32 channels by a kernel of our own, on CUDA in mixed precision and NDHWC: auto measures "
-        "each kind at its first call and takes the faster one",
+        "3x3x3 convolutions into 32 channels by our own kernel, on CUDA in mixed precision and NDHWC; auto measures "
+        "each kind at its first call and takes what is faster",
         kept=False,
     )
 

@@ -140,7 +140,7 @@ def _forward(x: Tensor, weight: Tensor, statistics: bool) -> Result:
 
 
 def _backward(gradient: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and weight, in their layouts; empty where not wanted. An image's, rarely wanted, is PyTorch's."""
+    """Gradients of ``x`` and weight; empty where not wanted. That of an image, rarely wanted, is PyTorch's."""
     from nets.conv import triton_kernels
 
     d_x, d_weight = x.new_empty(0), weight.new_empty(0)

@@ -48,7 +48,7 @@ def cut_of(shape: Shape, device: torch.device) -> Cut:
 
 @lru_cache(maxsize=64)
 def best_depth(planes: int, tiles: int, slots: int) -> int:
-    """Planes of a chunk, so that all is done soonest: rounds of ``slots`` programs, each two planes more than it writes."""
+    """Planes of a chunk, so that all is done soonest: in rounds of ``slots`` programs, which read two planes more."""
     depths = sorted({_ceil(planes, chunks) for chunks in range(1, planes + 1)}, reverse=True)
     return min(depths, key=lambda depth: _ceil(tiles * _ceil(planes, depth), slots) * (depth + 2))
 

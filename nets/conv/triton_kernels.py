@@ -23,7 +23,6 @@ Positions p = h * width + w number the voxels of a plane, u = d * height * width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
@@ -324,7 +323,7 @@ def _image_weights(  # type: ignore[no-untyped-def]
     planes, height, width, chunk, chunks,
     IN: tl.constexpr, OUT: tl.constexpr, V: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Products of all taps of an image with the gradient over a chunk of a sample's voxels, (samples, chunks, K, OUT)."""
+    """Products of an image's taps with the gradient over a chunk of a sample's voxels, (samples, chunks, K, OUT)."""
     voxels = planes * height * width
     first = tl.program_id(0) * chunk
     end = tl.minimum(first + chunk, voxels)

@@ -158,17 +158,17 @@ def test_a_block_hands_its_moments_to_the_norm(monkeypatch: pytest.MonkeyPatch) 
     assert seen == [True, False]
 
 
-def grown(when: own.When, dtype: torch.dtype, compiled: bool) -> list[Tensor]:
-    """Loss and gradients of a step of the network."""
+def grown(when: own.When, dtype: torch.dtype, compiled: bool) -> tuple[Tensor, Tensor]:
+    """Loss and all gradients of a step of the network."""
     torch.manual_seed(0)
     plan = make_plan((32, 64, 64), channels=1)
     net = build_network(plan, NetworkSettings(depth=2, layout="NDHWC", own_conv=when)).cuda()
     x = torch.randn(2, 1, 32, 64, 64, generator=torch.Generator().manual_seed(1)).cuda()
     forward: Callable[[Tensor], Any] = torch.compile(net, dynamic=False) if compiled else net
     with torch.autocast("cuda", dtype):
-        loss = forward(x)[0].float().square().mean()
+        loss = forward(x)[0].float().square().sum() / 128  # gradients in the middle of what float16 has
     loss.backward()
-    return [loss.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
+    return loss.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
 @pytest.mark.gpu
@@ -178,7 +178,7 @@ def grown(when: own.When, dtype: torch.dtype, compiled: bool) -> list[Tensor]:
 def test_a_network_learns_the_same_on_a_device(dtype: torch.dtype, compiled: bool) -> None:
     for a, b in zip(grown("always", dtype, compiled), grown("never", dtype, False), strict=True):
         assert a.isfinite().all()
-        assert float((a - b).norm()) <= 0.05 * float(b.norm()) + 1e-4
+        assert float((a - b).norm()) < 0.05 * float(b.norm())
 
 
 @pytest.mark.gpu

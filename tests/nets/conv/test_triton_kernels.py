@@ -43,7 +43,7 @@ CASES = [
     *((shape, HALF) for shape in SHAPES),
     *((SHAPES[i], dtype) for i in (1, 5, 6, 9) for dtype in (FLOAT, BFLOAT)),
 ]
-DIGIT = {FLOAT: 2**-21, BFLOAT: 2**-8, HALF: 2**-11}
+DIGIT = {FLOAT: 2**-21, BFLOAT: 2**-9, HALF: 2**-11}
 
 
 @pytest.fixture(autouse=INTERPRETED)
@@ -81,7 +81,7 @@ def expected(x: Tensor, weight: Tensor, gradient: Tensor) -> list[Tensor]:
 def check(ours: Tensor, theirs: Tensor, digit: float) -> None:
     """Within a digit of the largest value: products are exact, sums float32, the result rounded once."""
     error = (ours.cpu().double() - theirs).abs().max() / theirs.abs().max()
-    assert float(error) < digit
+    assert float(error) < 1.05 * digit
 
 
 def digit_of(dtype: torch.dtype, device: str) -> float:
@@ -103,7 +103,8 @@ def test_value_and_gradients_equal_pytorch(shape: tuple[int, ...], dtype: torch.
     assert ours.dtype == dtype and ours.is_contiguous(memory_format=LAST)
     check(ours, out, digit)
     check_moments(ours, means, squares, cut_of(Shape(*shape), x.device))
-    check(kernels.weight_gradient(gradient, x), d_weight, 2**-20)  # is float32
+    sums = 2**-20 if device == "cpu" else 2**-14  # tensor cores cut off what they add
+    check(kernels.weight_gradient(gradient, x), d_weight, sums)
     if shape[1] >= 32:
         ours = kernels.input_gradient(gradient, weight)
         assert ours.dtype == dtype and ours.is_contiguous(memory_format=LAST)
@@ -258,7 +259,7 @@ def test_sides_of_one_voxel_are_compiled_in() -> None:
 
 
 def test_chunks_keep_every_multiprocessor_busy() -> None:
-    """Most of what two programs on each of an H200's multiprocessors could do is work that counts: the fewest rounds."""
+    """Most of what two programs on each of an H200's multiprocessors could do is work that counts."""
     cpu = torch.device("cpu")
     for shape in [(2, 32, 128, 128, 128), (1, 64, 128, 128, 128), (2, 32, 96, 160, 160)]:
         cut = cut_of(Shape(*shape), cpu)
