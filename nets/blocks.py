@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cases.registry import Registry, RegistryError, is_own
+from nets.conv import own
 from nets.norm import NORMS
-from nets.norm.fused import fits, instance_norm_act
+from nets.norm.fused import Gathered, fits, instance_norm_act
 
 Layers = dict[int, Callable[..., nn.Module]]  # by the number of spatial axes
 
@@ -74,10 +75,16 @@ class NormAct(nn.Module):
         self.norm = norm
         self.negative_slope = negative_slope
 
-    def forward(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        if isinstance(norm, (nn.InstanceNorm2d, nn.InstanceNorm3d)) and not norm.track_running_stats and fits(x):
-            return instance_norm_act(x, norm.weight, norm.bias, eps=norm.eps, negative_slope=self.negative_slope)
+    @property
+    def by_instance(self) -> bool:
+        """Whether it takes the moments of every channel of every sample."""
+        return isinstance(self.norm, (nn.InstanceNorm2d, nn.InstanceNorm3d)) and not self.norm.track_running_stats
+
+    def forward(self, x: Tensor, gathered: Gathered | None = None) -> Tensor:
+        norm: Any = self.norm
+        if self.by_instance and fits(x):
+            slope = self.negative_slope
+            return instance_norm_act(x, norm.weight, norm.bias, eps=norm.eps, negative_slope=slope, gathered=gathered)
         x = _instance_norm_by_sample(self.norm, x) if self._is_slow_here(x) else self.norm(x)
         if self.negative_slope is None:
             return x
@@ -107,7 +114,12 @@ class ConvNormAct(nn.Module):
     """Convolution that keeps the size (but for its stride), normalisation, activation.
 
     Without a bias unless asked: the normalisation behind it takes the mean away, and any bias with it.
+
+    Attributes:
+        own_conv: when the convolution of our own takes the place of PyTorch's (nets/conv/own.py).
     """
+
+    own_conv: own.When = "never"
 
     def __init__(
         self,
@@ -136,6 +148,9 @@ class ConvNormAct(nn.Module):
         self.norm_act = NormAct(module, negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
+        if own.takes(self.conv, x, self.own_conv):
+            weight: Any = self.conv.weight
+            return self.norm_act(*own.convolve(x, weight, statistics=self.norm_act.by_instance))
         return self.norm_act(self.conv(x))
 
 
@@ -195,6 +210,13 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.convs(torch.cat((self.up(x), skip), dim=1))
+
+
+def use_own_conv(module: nn.Module, when: own.When) -> None:
+    """When every ConvNormAct of a network takes the convolution of our own."""
+    for block in module.modules():
+        if isinstance(block, ConvNormAct):
+            block.own_conv = when
 
 
 def initialise(module: nn.Module, negative_slope: float = 0.01) -> None:

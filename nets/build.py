@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from cases.plan import Plan, Topology, topology
-from nets.blocks import CHANNELS_LAST, NetworkError
+from nets.blocks import CHANNELS_LAST, NetworkError, use_own_conv
 from nets.choice import NetworkChoice, as_choice
 from nets.dynamic_unet import DynamicUNet, NetworkSettings, check_sides
 from nets.encoders.base import Encoder, whole_network
@@ -32,9 +32,10 @@ def build_network(plan: Plan, settings: Chosen, *, out_channels: int | None = No
             "take a larger patch with even sides, or lower --min_fmap"
         )
     encoder = _build(choice, plan.in_channels, stages)
+    net: Network = _unet(encoder, stages, outputs, choice) if whole is None else whole(encoder, outputs)
+    use_own_conv(net, choice.network.own_conv)
     if whole is None:
-        return _unet(encoder, stages, outputs, choice)
-    net: Network = whole(encoder, outputs)
+        return net
     check_sides(plan.patch_size, net.total_stride)
     if choice.network.layout == "NDHWC":
         net.to(memory_format=CHANNELS_LAST[plan.dim])  # type: ignore[call-overload]

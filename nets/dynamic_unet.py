@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cases.plan import DEPTH, MIN_FMAP
 from cases.settings import Settings, at_least, setting
 from nets.blocks import CHANNELS_LAST, CONV, ConvNormAct, NetworkError, UpBlock, initialise, name_fault
+from nets.conv.own import When
 from nets.encoders import ENCODERS
 from nets.encoders.base import DECODER_FIELDS, Encoder, whole_network
 from nets.network import Network
@@ -61,6 +62,13 @@ class NetworkSettings(Settings):
         "NCDHW",
         "memory layout of activations; NDHWC is channels-last, faster in mixed precision: --amp on a GPU takes it in "
         "3D where this flag is not given",
+        kept=False,
+    )
+
+    own_conv: When = setting(
+        "never",
+        "3x3x3 convolutions into 32 channels by our own kernel, on CUDA in mixed precision and NDHWC; auto measures "
+        "each kind at its first call and takes what is faster",
         kept=False,
     )
 

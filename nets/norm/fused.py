@@ -10,9 +10,9 @@ Ulyanov et al. 2016, arXiv:1607.08022.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,35 @@ DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.
 MOST_VOXELS = 2**30  # of an instance; kernels count them in 32 bits
 
 Moments = tuple[Tensor, Tensor, Tensor]
+
+
+class Cut(NamedTuple):
+    """How an instance is cut into chunks: ``tile`` of its positions, the last fewer, by ``depth`` of its planes.
+
+    Chunks are numbered tile first: chunk i is tile i // parts and part i % parts of the planes.
+    """
+
+    positions: int
+    tile: int
+    planes: int
+    depth: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.positions // self.tile) * -(-self.planes // self.depth)
+
+
+class Gathered(NamedTuple):
+    """Moments of the chunks of each instance, from whoever wrote the tensor (nets/conv): it need not be read for them.
+
+    Attributes:
+        means, squares: (N * C, chunks) float32: mean of a chunk, and sum of its squared deviations from it.
+        cut: what a chunk is.
+    """
+
+    means: Tensor
+    squares: Tensor
+    cut: Cut
 
 
 def fits(x: Tensor) -> bool:
@@ -43,7 +72,13 @@ def fits(x: Tensor) -> bool:
 
 
 def instance_norm_act(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, negative_slope: float | None
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    negative_slope: float | None,
+    gathered: Gathered | None = None,
 ) -> Tensor:
     """LeakyReLU of the instance norm, as ``F.leaky_relu(F.instance_norm(x, ...), negative_slope)``.
 
@@ -52,12 +87,14 @@ def instance_norm_act(
         weight, bias: (C,); both None: not affine.
         eps: added to the variance.
         negative_slope: of LeakyReLU; 0 is ReLU, None no activation.
+        gathered: on CUDA, moments of ``x`` that are known already.
 
     Returns:
         a tensor of the shape, dtype and layout of ``x``.
     """
     apply: Any = _operator if torch.compiler.is_compiling() else _Eager.apply
-    out: Tensor = apply(x, weight, bias, eps, 1.0 if negative_slope is None else negative_slope)[0]
+    known = (None, None, ()) if gathered is None else gathered
+    out: Tensor = apply(x, weight, bias, eps, 1.0 if negative_slope is None else negative_slope, *known)[0]
     return out
 
 
@@ -83,9 +120,19 @@ def _kernels(x: Tensor) -> Any:
     return triton_kernels
 
 
-def _forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, slope: float) -> Moments:
+def _forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    slope: float,
+    means: Tensor | None = None,
+    squares: Tensor | None = None,
+    cut: Sequence[int] = (),
+) -> Moments:
     """The activation, and the mean and 1 / standard deviation of each instance, (N, C) float32."""
-    result: Moments = _kernels(x).forward(x, weight, bias, eps, slope)
+    known = () if means is None else (means, squares, cut)
+    result: Moments = _kernels(x).forward(x, weight, bias, eps, slope, *known)
     return result
 
 
@@ -104,7 +151,7 @@ def _backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Moments) -> None:
-    x, weight, bias, _, slope = inputs
+    x, weight, bias, _, slope, *_ = inputs
     _, mean, inverse = output
     ctx.mark_non_differentiable(mean, inverse)
     ctx.set_materialize_grads(False)
@@ -119,7 +166,7 @@ def _differentiate(
     gradient = gradient.contiguous(memory_format=_layout(x) or torch.contiguous_format)
     out, d_weight, d_bias = backward(gradient, x, weight, bias, mean, inverse, ctx.slope)
     sums = (None if p is None else d.to(p.dtype) for p, d in ((weight, d_weight), (bias, d_bias)))
-    return (out, *sums, None, None)
+    return (out, *sums, None, None, None, None, None)
 
 
 class _Eager(torch.autograd.Function):
@@ -141,7 +188,8 @@ _operator = torch.library.custom_op(
     "genesis::norm_act",
     _forward,
     mutates_args=(),
-    schema="(Tensor x, Tensor? weight, Tensor? bias, float eps, float slope) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor? weight, Tensor? bias, float eps, float slope, Tensor? means=None, Tensor? squares=None, "
+    "int[] cut=[]) -> (Tensor, Tensor, Tensor)",
 )
 _operator_backward = torch.library.custom_op(
     "genesis::norm_act_backward",
@@ -154,7 +202,7 @@ _operator.register_autograd(partial(_differentiate, backward=_operator_backward)
 
 
 @_operator.register_fake
-def _(x: Tensor, *_: Any) -> Moments:
+def _(x: Tensor, *_: Any, **__: Any) -> Moments:
     mean = x.new_empty(x.shape[:2], dtype=torch.float32)
     return torch.empty_like(x), mean, torch.empty_like(mean)
 

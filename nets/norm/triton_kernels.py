@@ -15,6 +15,7 @@ Instances are numbered sample * channels + channel. Blocks are (V voxels, C chan
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,21 +55,28 @@ def _walk(x: Tensor) -> _Walk:
 
 
 def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, slope: float
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    slope: float,
+    means: Tensor | None = None,
+    squares: Tensor | None = None,
+    cut: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Activation, mean and 1 / standard deviation; see fused.py. ``x`` is contiguous or channels-last."""
     walk = _walk(x)
-    chunks = walk.grid[1]
     out = torch.empty_like(x)
     mean = x.new_empty(x.shape[:2], dtype=torch.float32)
     inverse = torch.empty_like(mean)
-    means = x.new_empty((mean.numel(), chunks), dtype=torch.float32)
-    squares = torch.empty_like(means)
     with torch.cuda.device_of(x):
-        _moments[walk.grid](x, means, squares, *walk.arguments, **walk.block)
-        _join[(mean.numel(),)](
-            means, squares, mean, inverse, walk.voxels, walk.chunk, chunks, eps, CHUNKS=triton.next_power_of_2(chunks)
-        )
+        if means is None or squares is None:  # nobody gathered them before
+            cut = (walk.voxels, walk.chunk, 1, 1)
+            means = x.new_empty((mean.numel(), walk.grid[1]), dtype=torch.float32)
+            squares = torch.empty_like(means)
+            _moments[walk.grid](x, means, squares, *walk.arguments, **walk.block)
+        chunks = means.shape[1]
+        _join[(mean.numel(),)](means, squares, mean, inverse, *cut, chunks, eps, CHUNKS=triton.next_power_of_2(chunks))
         _normalise[walk.grid](x, weight, bias, mean, inverse, out, *walk.arguments, slope, **walk.block)
     return out, mean, inverse
 
@@ -155,12 +163,16 @@ def _moments(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _join(means, squares, mean, inverse, voxels, chunk, chunks, eps, CHUNKS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Mean and 1 / standard deviation of an instance, from those of its chunks."""
+def _join(  # type: ignore[no-untyped-def]
+    means, squares, mean, inverse, positions, tile, planes, depth, chunks, eps, CHUNKS: tl.constexpr
+):  # fmt: skip
+    """Mean and 1 / standard deviation of an instance, from those of its chunks; see fused.Cut."""
     instance = tl.program_id(0)
     i = tl.arange(0, CHUNKS)
     exist = i < chunks
-    counts = tl.where(exist, tl.minimum(voxels - i * chunk, chunk), 0).to(tl.float32)
+    parts = tl.cdiv(planes, depth)
+    counts = tl.minimum(positions - i // parts * tile, tile) * tl.minimum(planes - i % parts * depth, depth)
+    counts = tl.where(exist, counts, 0).to(tl.float32)
     centres = tl.load(means + instance * chunks + i, mask=exist, other=0.0)
     total = tl.sum(counts, 0)
     whole = tl.sum(centres * counts, 0) / total

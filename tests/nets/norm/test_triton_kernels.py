@@ -150,6 +150,7 @@ def compile_for(kernel: Any, x: Tensor, dtype: str, *, affine: bool) -> Iterator
     walk = _walk(x)
     names = "voxels channels chunk chunks sample_stride channel_stride voxel_stride".split()
     sizes = dict(zip(names, walk.arguments, strict=True))
+    sizes |= {"positions": walk.voxels, "tile": walk.chunk, "planes": 1, "depth": 1}
     blocks = walk.block | {"CHUNKS": triton.next_power_of_2(sizes["chunks"])}
     constants: dict[str, int | None] = {}
     types: dict[str, str] = {}
