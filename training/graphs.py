@@ -42,6 +42,10 @@ class GraphedSteps(Callback):
             )
         pl_module.graphed = GraphedLoss(pl_module.training_loss, pl_module.network)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LearningModule) -> None:  # type: ignore[override]
+        """Free the graphs' memory."""
+        pl_module.graphed = None
+
 
 class GraphedLoss:
     """The loss of batches, which its graphs compute; captured at the first batch.
@@ -69,7 +73,7 @@ class GraphedLoss:
                 ) from error
         if not self._captured.takes(batch):
             return self.loss(batch)
-        result: Tensor = _Replay.apply(self._captured, batch, *self._captured.parameters)  # type: ignore[no-untyped-call]
+        result: Tensor = _Replay.apply(self._captured, batch, *self._captured.parameters)
         return result
 
 
@@ -125,7 +129,7 @@ class _Replay(torch.autograd.Function):
         return captured.loss.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         captured = ctx.captured
         captured.scale.copy_(scale)
