@@ -25,8 +25,7 @@ class CompileSettings(Settings):
 
     cuda_graphs: bool = setting(
         False,
-        "one GPU launches forward pass, loss and backward pass of a training step as CUDA graphs, captured at the "
-        "first step",
+        "on one GPU, forward pass, loss and backward pass of a training step are CUDA graphs, captured at the first step",
         kept=False,
     )
 

@@ -42,6 +42,10 @@ class GraphedSteps(Callback):
             )
         pl_module.graphed = GraphedLoss(pl_module.training_loss, pl_module.network)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LearningModule) -> None:  # type: ignore[override]
+        """Free the graphs' memory."""
+        pl_module.graphed = None
+
 
 class GraphedLoss:
     """The loss of batches, which its graphs compute; captured at the first batch.

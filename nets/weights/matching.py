@@ -71,7 +71,9 @@ class TransferSettings(Settings):
             WeightsError: for a file that cannot be read.
         """
         path = given.get("pretrained")
-        if given.get("encoder") is not None or path is None or not Path(path).is_file():  # said once it is read
+        if given.get("encoder") is not None or path is None:
+            return {}
+        if not Path(path).is_file() and not given.get("conv_seg"):  # a network of others too: said once it is read
             return {}
         resnet = read_weights(Path(path)).resnet
         if resnet is None:

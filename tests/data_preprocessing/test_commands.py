@@ -186,7 +186,7 @@ def test_a_layout_of_the_users(own, tmp_path, capsys):
     assert run(tmp_path / "mine", "--layout", f"{file}:Pacients") == 2
     assert "defines no Pacients; did you mean Patients" in capsys.readouterr().err
     assert run(tmp_path / "mine", "--layout", "decathlom") == 2
-    assert "none of img_list, nnunet_v2, decathlon, folder" in (err := capsys.readouterr().err)
+    assert "none of img_list, nnunet_v2, decathlon, brats, folder" in (err := capsys.readouterr().err)
     assert "did you mean decathlon" in err
 
 

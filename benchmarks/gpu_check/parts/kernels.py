@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from benchmarks.convolutions import run
 from benchmarks.gpu_check.conditions import Conditions
 from benchmarks.gpu_check.contenders import LAST, steady_rate
 from benchmarks.gpu_check.report import Row
 from benchmarks.gpu_check.worker import last_line
 from nets.norm.fused import fits, instance_norm_act
 
-CONVOLUTIONS = "benchmarks.convolutions"
 CHANNELS = 32  # at full resolution, where the time goes
 PASSES = {"forward": 3, "forward and backward": 8}  # over a tensor: reads twice, writes once; then 2 x 2 and 1 more
 
@@ -67,7 +66,6 @@ def passes_per_second(step: Callable[[], object], conditions: Conditions) -> flo
 
 def convolutions(conditions: Conditions) -> Iterator[Row]:
     """What benchmarks/convolutions.py finds: of each kind of work its fastest form, and all together."""
-    run: Callable[..., list[dict[str, Any]]] = importlib.import_module(CONVOLUTIONS).run
     found = run(
         device=conditions.device.type,
         sizes=conditions.patch_size,

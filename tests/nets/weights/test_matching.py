@@ -7,7 +7,7 @@ from nets.encoders.resnet import ResNetEncoder
 from nets.medicalnet import MedicalNet
 from nets.weights.export import to_medicalnet
 from nets.weights.files import WeightsError
-from nets.weights.matching import load_pretrained
+from nets.weights.matching import TransferSettings, load_pretrained
 from nets.weights.reading import read_weights
 from nets.weights.rebuild import rebuild_network
 from tests.nets.made_plans import choice, make_plan
@@ -300,3 +300,9 @@ def test_own_networks_with_a_classification_head_come_back(tmp_path):
 def test_weights_without_a_plan_cannot_be_rebuilt(tmp_path):
     with pytest.raises(WeightsError, match=r"holds no plan: give a .ckpt file"):
         rebuild_network(read_weights(saved(net_of(), tmp_path)))
+
+
+def test_a_missing_file_is_named_at_once_where_it_alone_tells_the_network():
+    assert TransferSettings.implied({"pretrained": "missing.pth"}) == {}
+    with pytest.raises(WeightsError, match="missing.pth does not exist"):
+        TransferSettings.implied({"pretrained": "missing.pth", "conv_seg": True})

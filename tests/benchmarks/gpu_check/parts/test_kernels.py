@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,8 +27,6 @@ def test_a_norm_without_kernels_says_so(tiny: Conditions, monkeypatch: pytest.Mo
 def test_convolutions_are_rows_and_their_failure_costs_them_alone(
     tiny: Conditions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = ModuleType(kernels.CONVOLUTIONS)
-    monkeypatch.setitem(sys.modules, kernels.CONVOLUTIONS, module)
     asked: list[dict[str, Any]] = []
 
     def form(layout: str, by: str, ms: float, share: float | None) -> dict[str, Any]:
@@ -41,7 +37,7 @@ def test_convolutions_are_rows_and_their_failure_costs_them_alone(
         asked.append(given)
         return [form("NCDHW", "library", 3.0, None), form("NDHWC", "library", 2.0, 0.3), form("NDHWC", "own", 1.5, 0.4)]
 
-    module.run = run
+    monkeypatch.setattr(kernels, "run", run)
     found = [row for row in kernels.rows(tiny) if not row.what.startswith(("fused norm", "copy"))]
     assert asked == [{"device": "cpu", "sizes": (16, 16, 16), "repeats": 1, "batch": 2}]
     assert [(row.part, row.value, row.unit) for row in found] == [("kernels", 1.5, "ms"), ("kernels", 6.0, "ms")]
@@ -54,7 +50,7 @@ def test_convolutions_are_rows_and_their_failure_costs_them_alone(
     def broken(**_: object) -> list[dict[str, Any]]:
         raise RuntimeError("launch failed")
 
-    module.run = broken
+    monkeypatch.setattr(kernels, "run", broken)
     *norm, failed = kernels.rows(tiny)
     assert failed.error == "RuntimeError: launch failed"
     assert len(norm) == 3
