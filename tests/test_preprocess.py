@@ -213,7 +213,8 @@ def test_every_bad_case_is_listed_at_once_and_the_good_ones_are_done(tmp_path, c
     err = capsys.readouterr().err.splitlines()
     assert err[0] == "error: 6 of 8 cases cannot be used:"
     expected = {
-        "phantom_000": "imagesTr/phantom_000.nii.gz is damaged, cut short or of another format (the compressed data end too early)",
+        "phantom_000": "imagesTr/phantom_000.nii.gz is damaged, cut short or of another format (the compressed data "
+        "end too early)",
         "phantom_001": "labelsTr/phantom_001.nii.gz do not match: shapes",
         "phantom_002": "labelsTr/phantom_002.nii.gz do not match: affines differ: corners lie up to 5 mm apart",
         "phantom_003": "labelsTr/phantom_003.nii.gz: label values [4, 8] are not among the dataset's 0 to 2; relabel, "

@@ -25,7 +25,7 @@ class CompileSettings(Settings):
 
     cuda_graphs: bool = setting(
         False,
-        "on one GPU, forward pass, loss and backward pass of a training step are CUDA graphs, captured at the first step",
+        "on one GPU, forward pass, loss and backward pass of a training step are CUDA graphs, captured at its start",
         kept=False,
     )
 

@@ -304,5 +304,5 @@ def test_weights_without_a_plan_cannot_be_rebuilt(tmp_path):
 
 def test_a_missing_file_is_named_at_once_where_it_alone_tells_the_network():
     assert TransferSettings.implied({"pretrained": "missing.pth"}) == {}
-    with pytest.raises(WeightsError, match="missing.pth does not exist"):
+    with pytest.raises(WeightsError, match=r"missing\.pth does not exist"):
         TransferSettings.implied({"pretrained": "missing.pth", "conv_seg": True})
