@@ -23,7 +23,7 @@ from inference.medicalnet import PublishedNetwork, read_published
 from inference.predict import PredictSettings
 from inference.sliding_window import Predictor, SlidingWindow, WindowSettings
 from inference.tta import TTASettings
-from runtime.devices import DeviceSettings, half_on_gpu, usable_layout
+from runtime.devices import DeviceSettings, Layout, half_on_gpu, usable_layout
 from runtime.hardware import Hardware
 from training.checkpoint import Checkpoint, CheckpointError, ForeignCheckpointError, Kind, read_checkpoint
 from training.classification import ClassificationModule, ClassificationSettings, ClassTableSettings
@@ -73,11 +73,15 @@ def own_checkpoint(given: Given, kind: Kind | None = "segmentation") -> Checkpoi
     checkpoint = read_checkpoint(settings.ckpt_path, trusted=settings.trust)
     if kind is not None:
         checkpoint.check_kind(kind)
-    devices, layout = given[DeviceSettings], settings.layout or checkpoint.network.network.layout
-    if settings.layout is None and checkpoint.plan.dim == 3 and half_on_gpu(devices):
-        layout = "NDHWC"
-    layout = usable_layout(layout, devices, checkpoint.plan.dim)
+    layout = layout_of(given, checkpoint.network.network.layout, checkpoint.plan.dim)
     return replace(checkpoint, network=with_layout(checkpoint.network, layout))
+
+
+def layout_of(given: Given, trained: Layout, dim: int) -> Layout:
+    """That of --layout, else what mixed precision on a GPU wants, else as the network was trained."""
+    devices = given[DeviceSettings]
+    suited: Layout = "NDHWC" if dim == 3 and half_on_gpu(devices) else trained
+    return usable_layout(given[TrainedSettings].layout or suited, devices, dim)
 
 
 def any_checkpoint(given: Given) -> Source:
@@ -90,7 +94,8 @@ def any_checkpoint(given: Given) -> Source:
     try:
         checkpoint = own_checkpoint(given)
     except ForeignCheckpointError:
-        return read_published(given[TrainedSettings].ckpt_path, sides)
+        last = layout_of(given, "NCDHW", 3) == "NDHWC"
+        return read_published(given[TrainedSettings].ckpt_path, sides, channels_last=last)
     if sides is not None:
         raise CheckpointError(f"{checkpoint.path} has its own patch size: leave --patch_size out")
     return checkpoint
@@ -152,10 +157,11 @@ def build_segmenter(given: Given, source: Source, fabric: Fabric, *, keep_probab
     network: torch.nn.Module
     predictor: Predictor
     if isinstance(source, PublishedNetwork):
-        windows, regions = None, None
+        windows, regions, channels_last = None, None, source.channels_last
         network, predictor = source.network, source.logits
     else:
         windows, regions = SlidingWindow.of(source.plan, given[WindowSettings]), regions_of(source)
+        channels_last = source.network.network.layout == "NDHWC"
         network = source.build()
         predictor = partial(_first_head, network)
     fabric.to_device(network).eval()
@@ -172,7 +178,7 @@ def build_segmenter(given: Given, source: Source, fabric: Fabric, *, keep_probab
     hardware = Hardware(
         device=fabric.device,
         precision=str(fabric.strategy.precision.precision),
-        channels_last=isinstance(source, Checkpoint) and source.network.network.layout == "NDHWC",
+        channels_last=channels_last,
     )
     return Segmenter(plan=source.plan, predictor=predictor, wanted=wanted, hardware=hardware)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from cases.plan import Normalization, Plan
@@ -18,23 +19,27 @@ from nets.weights.rebuild import rebuild_network
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedNetwork:
-    """The network with its weights, and the plan by which scans are prepared for it."""
+    """The network with its weights, its memory layout, and the plan by which scans are prepared for it."""
 
     path: Path
     plan: Plan
     network: MedicalNet
+    channels_last: bool = False
 
     def logits(self, scans_ncdhw: Tensor) -> Tensor:
         """At a quarter of each side, as the network computes them."""
         return self.network.decode(self.network.skips(scans_ncdhw))[0]
 
 
-def read_published(path: Path, input_size: Sequence[int] | None = None) -> PublishedNetwork:
+def read_published(
+    path: Path, input_size: Sequence[int] | None = None, *, channels_last: bool = False
+) -> PublishedNetwork:
     """Read a checkpoint in MedicalNet's layout; depth, shortcut, channels and classes are read off it.
 
     Args:
         path: of the file; nothing in it is run.
         input_size: (D, H, W) that scans are resized to; None: as published.
+        channels_last: the memory layout of activations.
 
     Raises:
         WeightsError: for a file that is no checkpoint, of another network, or without ``conv_seg``.
@@ -46,6 +51,8 @@ def read_published(path: Path, input_size: Sequence[int] | None = None) -> Publi
     assert isinstance(network, MedicalNet)  # what a ResNet with a head is built as
     if network.dim != 3:
         raise WeightsError(f"{path} holds a network for {network.dim}D images, scans have three dimensions")
+    if channels_last:
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     channels = network.encoder.in_channels
     plan = Plan(
         name=Path(path).stem,
@@ -58,4 +65,4 @@ def read_published(path: Path, input_size: Sequence[int] | None = None) -> Publi
         normalization=(Normalization(scheme="zscore"),) * channels,
         recipe="medicalnet",
     )
-    return PublishedNetwork(path=Path(path), plan=plan, network=network)
+    return PublishedNetwork(path=Path(path), plan=plan, network=network, channels_last=channels_last)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from typing import TypeVar
+
+from torch import nn
 
 from cases.plan import Plan, Topology, topology
 from nets.blocks import CHANNELS_LAST, NetworkError, use_own_conv
@@ -12,6 +15,7 @@ from nets.encoders.base import Encoder, whole_network
 from nets.heads import ClassificationHead, Classifier, TwoHeaded
 from nets.network import Network
 
+N = TypeVar("N", bound=nn.Module)
 Chosen = NetworkChoice | NetworkSettings  # the latter: with the defaults of its encoder's own settings
 
 
@@ -37,9 +41,14 @@ def build_network(plan: Plan, settings: Chosen, *, out_channels: int | None = No
     if whole is None:
         return net
     check_sides(plan.patch_size, net.total_stride)
+    return laid_out(net, choice, plan.dim)
+
+
+def laid_out(network: N, choice: NetworkChoice, dim: int) -> N:
+    """The network, its weights in the memory layout that was chosen: convolutions answer in that of their weights."""
     if choice.network.layout == "NDHWC":
-        net.to(memory_format=CHANNELS_LAST[plan.dim])  # type: ignore[call-overload]
-    return net
+        network.to(memory_format=CHANNELS_LAST[dim])  # type: ignore[call-overload]
+    return network
 
 
 def _build(choice: NetworkChoice, in_channels: int, stages: Topology) -> Encoder:
@@ -105,4 +114,4 @@ def build_two_headed(plan: Plan, settings: Chosen, n_class: int, *, hidden: int 
     """Restoration of every input channel and classification, as Semantic Genesis trains them."""
     net = build_network(plan, settings, out_channels=plan.in_channels)
     head = ClassificationHead(net.encoder.channels[-1], n_class, dim=plan.dim, hidden=hidden, convolution=True)
-    return TwoHeaded(net, head)
+    return laid_out(TwoHeaded(net, head), as_choice(settings), plan.dim)

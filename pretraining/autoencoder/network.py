@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cases.plan import Plan
 from nets.blocks import CONV, CONV_TRANSPOSED, ConvNormAct, initialise
-from nets.build import Chosen, build_encoder
+from nets.build import Chosen, build_encoder, laid_out
 from nets.choice import as_choice
 from nets.dynamic_unet import check_sides
 from nets.encoders.base import Encoder
@@ -63,4 +63,4 @@ def build_autoencoder(plan: Plan, settings: Chosen) -> Autoencoder:
     choice = replace(choice, network=replace(choice.network, norm="batch"))
     autoencoder = Autoencoder(build_encoder(plan, choice))
     with_moving_statistics(autoencoder, plan.dim)
-    return autoencoder
+    return laid_out(autoencoder, choice, plan.dim)
