@@ -52,7 +52,7 @@ def class_loader(
         world_size=world_size,
         labelled=False,
     )
-    spec = patch_spec(plan, loading, augmentation, compiled=compiled, device_id=device_id, labelled=False)
+    spec = patch_spec(patches, plan, loading, device_id=device_id)
     augment = spec.graph
 
     def graph(*nodes: Node) -> tuple[Node, ...]:

@@ -39,6 +39,7 @@ class PatchLoader:
 
     Attributes:
         wait_seconds: time spent waiting for batches since the loader was made; the caller may reset it.
+        local_ranks: processes of this machine that load alike, and share its /dev/shm.
 
     Args:
         identity: numbers that decide the batches (seed, batch size, ranks ...); a saved state from within an
@@ -58,6 +59,7 @@ class PatchLoader:
         if steps < 1:
             raise LoaderError(f"{steps} steps an epoch: at least 1 is needed")
         self.wait_seconds = 0.0
+        self.local_ranks = 1
         self.sampler = self  # where Lightning looks for set_epoch
         self._source, self._spec, self._steps = source, spec, steps
         self._identity = identity or {}
@@ -141,7 +143,7 @@ class PatchLoader:
 
     def _build(self, global_step: int) -> None:
         self.close()
-        self._run = build_pipeline(self._source, self._spec, global_step)
+        self._run = build_pipeline(self._source, self._spec, global_step, local_ranks=self.local_ranks)
         self._next_step = global_step
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from nvidia.dali import types
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -137,7 +136,7 @@ def patch_loader(
         labelled=labelled,
     )
     steps = source.sampler.steps_per_epoch
-    spec = patch_spec(plan, loading, augmentation, compiled=device_id is None, device_id=device_id, labelled=labelled)
+    spec = patch_spec(source, plan, loading, device_id=device_id)
     identity = batches_identity(loading, source.cases, steps, world_size)
     return PatchLoader(source, spec, steps=steps, identity=identity, constant=constant)
 
@@ -186,11 +185,15 @@ def patch_source(
         mirror_axes=tuple(axis + 3 - plan.dim for axis in plan.mirror_axes),
         augmentation=augmentation,
     )
+    reader = CaseReader(folder, plan.in_channels, labelled=labelled)
+    shapes, half = (set(), False) if compiled else reader.survey(cases)
     return PatchSource(
-        reader=CaseReader(folder, plan.in_channels, labelled=labelled),
+        reader=reader,
         cases=tuple(sorted(cases)),
         sampler=sampler.for_rank(rank, world_size),
         compiled=compiled,
+        half=half,
+        box_voxels=math.prod(sampler.patch_dhw) if compiled else sampler.largest_box(shapes),
         run=run,
     )
 
@@ -203,40 +206,30 @@ def batch_layout(plan: Plan, loading: LoaderSettings, slices: SliceSettings) -> 
     return volumes, math.ceil(loading.batch_size / volumes)
 
 
-def patch_spec(
-    plan: Plan,
-    loading: LoaderSettings,
-    augmentation: Augmentation,
-    *,
-    compiled: bool,
-    device_id: int | None,
-    labelled: bool,
-) -> PipelineSpec:
-    """The pipeline that belongs to a PatchSource of this plan; ``compiled`` as there."""
-    layout = "C" + "DHW"[-plan.dim :]
-    image, label = (
-        Port(dtype=dtype, ndim=plan.dim + 1, layout=layout)
-        for dtype in (types.DALIDataType.FLOAT, types.DALIDataType.UINT8)
-    )
-    ports, graph = (image, *[label] * labelled), finished_graph
-    if not compiled:
+def patch_spec(source: PatchSource, plan: Plan, loading: LoaderSettings, *, device_id: int | None) -> PipelineSpec:
+    """The pipeline that belongs to a source of :func:`patch_source`."""
+    layout, labelled, sampler = "C" + "DHW"[-plan.dim :], source.reader.labelled, source.sampler
+    image = types.DALIDataType.FLOAT16 if source.half else types.DALIDataType.FLOAT
+    kinds = (image, *[types.DALIDataType.UINT8] * labelled)
+    ports = tuple(Port(dtype=kind, ndim=plan.dim + 1, layout=layout) for kind in kinds)
+    graph, numbers = finished_graph, 0
+    if not source.compiled:
         ports += tuple(Port(dtype=types.DALIDataType.FLOAT, ndim=ndim) for ndim in (1, 2))
+        numbers = 1 + sampler.augmentation.width(plan.in_channels, plan.dim) + plan.dim * (plan.dim + 1)
         graph = patch_graph(
-            augmentation,
+            sampler.augmentation,
             shape=(plan.in_channels, *plan.patch_size),
-            in_plane=plan.dim == 2 or plan.anisotropic,
+            in_plane=sampler.in_plane,
             labelled=labelled,
+            half=source.half,
             gpu=device_id is not None,
         )
-    # For the graph a worker hands over the box under the largest rotation and scaling; nnU-Net reads 1.6 times a side.
-    growth = 1.0 if compiled or not augmentation.warps else 1.7**plan.dim
-    voxels = int(np.prod(plan.patch_size))
     return PipelineSpec(
         ports=ports,
         graph=graph,
         names=("image", "label") if labelled else ("image",),
         batch_size=loading.batch_size,
-        sample_bytes=int(voxels * growth * (4 * plan.in_channels + labelled)),
+        sample_bytes=source.box_voxels * ((2 if source.half else 4) * plan.in_channels + labelled) + 4 * numbers,
         device_id=device_id,
         num_workers=usable_workers(loading.num_workers),
         num_threads=dali_threads(),
@@ -264,7 +257,8 @@ class PatchDataModule(LightningDataModule):
         return _ranks(self)
 
     def kept(self, loader: Loader) -> Loader:
-        """A loader that is stopped when the run ends."""
+        """A loader that is stopped when the run ends, and knows with how many others it shares the machine."""
+        loader.local_ranks = self.trainer.num_devices if self.trainer else 1
         self._loaders.append(loader)
         return loader
 

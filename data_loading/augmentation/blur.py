@@ -37,6 +37,7 @@ class Blur(IntensityEffect[BlurSettings]):
     """Parameters: sigma in voxels, (channels, axes); 0 leaves a channel alone."""
 
     settings = BlurSettings
+    chance = "blur"
 
     def width(self, channels: int, axes: int) -> int:
         return channels * axes

@@ -32,6 +32,7 @@ class Brightness(IntensityEffect[BrightnessSettings]):
     """Parameters: the factor of each channel."""
 
     settings = BrightnessSettings
+    chance = "brightness"
 
     def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         if rng.random() >= self.given.brightness:

@@ -35,6 +35,7 @@ class Contrast(IntensityEffect[ContrastSettings]):
     """Parameters: the factor of each channel."""
 
     settings = ContrastSettings
+    chance = "contrast"
 
     def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         if rng.random() >= self.given.contrast:

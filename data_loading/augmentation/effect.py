@@ -18,6 +18,7 @@ from cases.settings import Settings
 
 Node = Any  # DALI's DataNode
 S = TypeVar("S", bound=Settings)
+IDENTITY = np.eye(3)[None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,35 +37,47 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class SpatialEffect(ABC, Generic[S]):
-    """Changes where the voxels of a patch are read.
+class _Effect(Generic[S]):
+    """What both kinds have.
 
     Attributes:
         given: its settings.
         settings: their class, whose fields are flags.
-        warps: whether voxels are read from between those of the volume, so that interpolation is needed.
+        chance: the name of the setting that is the effect's probability; "" for one that may always be on.
     """
 
     given: S
     settings: ClassVar[type[Settings]]
+    chance: ClassVar[str] = ""
+
+    @property
+    def possible(self) -> bool:
+        """Whether it can ever be on."""
+        return not self.chance or getattr(self.given, self.chance) > 0
+
+
+@dataclass(frozen=True)
+class SpatialEffect(_Effect[S], ABC):
+    """Changes where the voxels of a patch are read.
+
+    Attributes:
+        warps: whether voxels are read from between those of the volume, so that interpolation is needed.
+    """
+
     warps: ClassVar[bool] = True
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, grid: Grid) -> np.ndarray | None:
         """The (3, 3) matrix from voxels of the patch to those of the volume, about the patch's centre; None: off."""
 
+    def extremes(self, grid: Grid) -> np.ndarray:
+        """Matrices (n, 3, 3), one of which reaches as far as any that is drawn, to within 1 %; signs do not count."""
+        return IDENTITY
+
 
 @dataclass(frozen=True)
-class IntensityEffect(ABC, Generic[S]):
-    """Changes grey values, by a fixed number of float32 values that ``draw`` gives.
-
-    Attributes:
-        given: its settings.
-        settings: their class, whose fields are flags.
-    """
-
-    given: S
-    settings: ClassVar[type[Settings]]
+class IntensityEffect(_Effect[S], ABC):
+    """Changes grey values, by a fixed number of float32 values that ``draw`` gives."""
 
     def width(self, channels: int, axes: int) -> int:
         """How many numbers ``draw`` gives for a patch of so many channels and spatial axes: one for each channel."""

@@ -40,6 +40,7 @@ class Gamma(IntensityEffect[GammaSettings]):
     """Parameters: the exponent of each channel."""
 
     settings = GammaSettings
+    chance = "gamma"
 
     def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         if rng.random() >= self.given.gamma:
@@ -57,6 +58,7 @@ class GammaInverted(IntensityEffect[GammaSettings]):
     """Parameters: the exponent of each channel."""
 
     settings = GammaSettings
+    chance = "gamma_inverted"
 
     def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         if rng.random() >= self.given.gamma_inverted:

@@ -43,6 +43,7 @@ class LowResolution(IntensityEffect[LowResolutionSettings]):
     """Parameters: the zoom of each channel; 0 leaves it alone."""
 
     settings = LowResolutionSettings
+    chance = "low_resolution"
 
     def draw(self, rng: np.random.Generator, channels: int, axes: int) -> np.ndarray | None:
         given = self.given

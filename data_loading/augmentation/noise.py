@@ -43,6 +43,7 @@ class Noise(IntensityEffect[NoiseSettings]):
     """Parameters: the standard deviation, then the seed in four words of 16 bits, which float32 holds exactly."""
 
     settings = NoiseSettings
+    chance = "noise"
 
     def width(self, channels: int, axes: int) -> int:
         return 5

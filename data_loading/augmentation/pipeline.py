@@ -19,7 +19,7 @@ from cases.settings import Given, Settings, at_least, probability, setting
 from data_loading.augmentation.blur import Blur
 from data_loading.augmentation.brightness import Brightness
 from data_loading.augmentation.contrast import Contrast
-from data_loading.augmentation.effect import Grid, IntensityEffect, Node, SpatialEffect
+from data_loading.augmentation.effect import IDENTITY, Grid, IntensityEffect, Node, SpatialEffect
 from data_loading.augmentation.gamma import Gamma, GammaInverted
 from data_loading.augmentation.low_resolution import LowResolution
 from data_loading.augmentation.noise import Noise
@@ -137,7 +137,15 @@ class Augmentation:
     @property
     def warps(self) -> bool:
         """Whether any patch is read from between the voxels of its volume."""
-        return any(effect.warps for effect in self.spatial)
+        return any(effect.warps and effect.possible for effect in self.spatial)
+
+    def extremes(self, grid: Grid) -> np.ndarray:
+        """Matrices (n, 3, 3), one of which reaches as far as any of :meth:`draw_matrix`; see SpatialEffect."""
+        matrices = IDENTITY
+        for effect in self.spatial:
+            if effect.possible:
+                matrices = (matrices[:, None] @ effect.extremes(grid)).reshape(-1, 3, 3)
+        return matrices
 
     def draw_matrix(self, rng: np.random.Generator, grid: Grid) -> tuple[np.ndarray, bool]:
         """The (3, 3) matrix from voxels of the patch to those of the volume, and whether it needs interpolation."""
@@ -199,6 +207,8 @@ class Augmentation:
     def apply_dali(self, image: Node, packed: Node, shape: Sequence[int], in_plane: bool) -> Node:
         """The same in DALI's graph under ``enable_conditionals``: what is off costs a patch nothing.
 
+        An effect that can never be on has no operators. The others' are run on the patches that have them on.
+
         Args:
             image: (C, *axes) on the device.
             packed: of :meth:`draw_intensity`, on the CPU.
@@ -206,6 +216,8 @@ class Augmentation:
             in_plane: of three spatial axes leave the first alone.
         """
         for effect, first, end in self.places(shape[0], len(shape) - 1):
+            if not effect.possible:
+                continue
             if packed[first - 1] > 0:
                 image = effect.apply_dali(image, packed[first:end], shape, in_plane)
         return image

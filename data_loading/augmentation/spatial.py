@@ -57,6 +57,7 @@ class Rotation(SpatialEffect[RotationSettings]):
     """Turns about the patch's centre: R_z R_y R_x, each angle uniform in [-limit, limit]; in-plane: R_z alone."""
 
     settings = RotationSettings
+    chance = "rotation"
 
     def draw(self, rng: np.random.Generator, grid: Grid) -> np.ndarray | None:
         if rng.random() >= self.given.rotation:
@@ -64,12 +65,23 @@ class Rotation(SpatialEffect[RotationSettings]):
         angles = np.deg2rad(rng.uniform(-1, 1, 3) * self.limit(grid))
         matrix = np.eye(3)
         for axis in (0,) if grid.in_plane else (0, 1, 2):
-            a, b = [i for i in range(3) if i != axis]
-            turn = np.eye(3)
-            turn[a, a] = turn[b, b] = math.cos(angles[axis])
-            turn[a, b], turn[b, a] = -math.sin(angles[axis]), math.sin(angles[axis])
-            matrix = matrix @ turn
+            matrix = matrix @ _turn(axis, angles[axis])
         return matrix
+
+    def extremes(self, grid: Grid) -> np.ndarray:
+        """Angles in steps of at most 3 degrees.
+
+        What reaches as far in either sense is there once: beyond a right angle, and about the first two axes, turns
+        repeat those of the other sense.
+        """
+        limit = min(self.limit(grid), 90.0)
+        steps = math.ceil(limit / 3)
+        positive = np.deg2rad(np.linspace(0, limit, steps + 1))
+        both = np.deg2rad(np.linspace(-limit, limit, 2 * steps + 1))
+        if grid.in_plane:
+            return _turns(0, positive)
+        first, second, third = _turns(0, positive), _turns(1, positive), _turns(2, both)
+        return (first[:, None, None] @ second[:, None] @ third).reshape(-1, 3, 3)
 
     def limit(self, grid: Grid) -> float:
         """The largest angle in degrees, nnU-Net's rule where none is set."""
@@ -81,15 +93,37 @@ class Rotation(SpatialEffect[RotationSettings]):
         return 15.0 if grid.patch_dhw[0] == 1 and max(plane) > 1.5 * min(plane) else 180.0
 
 
+def _turn(axis: int, angle: float) -> np.ndarray:
+    """The (3, 3) rotation about an axis by an angle in radians."""
+    a, b = [i for i in range(3) if i != axis]
+    turn = np.eye(3)
+    turn[a, a] = turn[b, b] = math.cos(angle)
+    turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+    return turn
+
+
+def _turns(axis: int, angles: np.ndarray) -> np.ndarray:
+    return np.stack([_turn(axis, angle) for angle in angles])
+
+
 class Scaling(SpatialEffect[ScalingSettings]):
     """Stretches all axes, or the plane's, by one factor."""
 
     settings = ScalingSettings
+    chance = "scaling"
 
     def draw(self, rng: np.random.Generator, grid: Grid) -> np.ndarray | None:
         if rng.random() >= self.given.scaling:
             return None
         scale = rng.uniform(*self.given.scaling_range)
+        return self._stretch(scale, grid)
+
+    def extremes(self, grid: Grid) -> np.ndarray:
+        """The largest factor, which may be below 1, where not every patch is scaled."""
+        return self._stretch(max(self.given.scaling_range[1], 1.0), grid)[None]
+
+    @staticmethod
+    def _stretch(scale: float, grid: Grid) -> np.ndarray:
         return np.diag((1.0 if grid.in_plane else scale, scale, scale))
 
 

@@ -23,11 +23,14 @@ class PatchSource:
 
     Compiled, it returns (image, [label]), the finished patch: image (C, *axes) float32, label (1, *axes) uint8.
     Otherwise (image, [label,] parameters, matrix) for the graph to finish: where it must warp, image and label are
-    the box under the patch; parameters float32: whether to warp, then the intensity effects' packed vector.
+    the box under the patch, the image as float16 with ``half``; parameters float32: whether to warp, then the
+    intensity effects' packed vector.
 
     Attributes:
         compiled: augment here, with the CPU kernels, rather than in the graph.
         first_step: global step (epoch * steps + step) of the pipeline's first batch.
+        box_voxels: the most that is handed over of a patch.
+        half: hand the image to the graph as float16, as every case is stored.
         run: neighbouring slices drawn together from one volume (2D plans); 1 draws each patch alone.
     """
 
@@ -35,6 +38,8 @@ class PatchSource:
     cases: tuple[str, ...]
     sampler: PatchSampler
     compiled: bool
+    box_voxels: int
+    half: bool = False
     run: int = 1
     first_step: int = 0
 
@@ -63,11 +68,11 @@ class PatchSource:
         volumes = [case.image_cdhw] if case.label is None else [case.image_cdhw, case.label]
         drop = (slice(None), 0) if axes == 2 else ...
         if self.compiled or not patch.warped:
-            read = [read_patch(volume, patch, sides) for volume in volumes]
+            read = [read_patch(volume, patch, sides, half=self.half) for volume in volumes]
         else:
             start, end = warp_box(patch, sides, case.shape_dhw)
             offset = offset - start
-            read = [copy_box(volume, start, end - start) for volume in volumes]
+            read = [copy_box(volume, start, end - start, half=self.half) for volume in volumes]
         images = [array[drop] for array in read]
         if self.compiled:
             sampler.augmentation.apply_cpu(read[0], patch.intensity, axes, sampler.in_plane)
@@ -76,10 +81,13 @@ class PatchSource:
         return (*images, parameters, warp.dali_matrix(patch.matrix, offset, axes))
 
 
-def read_patch(volume_cdhw: np.ndarray, patch: Patch, sides: Sequence[int]) -> np.ndarray:
-    """The finished patch: (C, *sides), float32 for an image, the label's own type for a label."""
+def read_patch(volume_cdhw: np.ndarray, patch: Patch, sides: Sequence[int], *, half: bool = False) -> np.ndarray:
+    """The finished patch: (C, *sides), float32 for an image, the label's own type for a label.
+
+    With ``half`` an image that is not warped keeps its own type.
+    """
     if not patch.warped:
-        return _mirrored_copy(volume_cdhw, patch, sides)
+        return _mirrored_copy(volume_cdhw, patch, sides, half)
     shape, offset = np.asarray(sides), patch.offset
     if volume_cdhw.dtype.kind != "f":
         return warp.warp_label(volume_cdhw, patch.matrix, offset, shape)
@@ -89,9 +97,9 @@ def read_patch(volume_cdhw: np.ndarray, patch: Patch, sides: Sequence[int]) -> n
     return warp.warp_image(volume_cdhw, patch.matrix, offset, shape)
 
 
-def _mirrored_copy(volume_cdhw: np.ndarray, patch: Patch, sides: Sequence[int]) -> np.ndarray:
+def _mirrored_copy(volume_cdhw: np.ndarray, patch: Patch, sides: Sequence[int], half: bool) -> np.ndarray:
     sign = np.sign(np.diag(patch.matrix)).astype(int)
     first = np.rint(patch.offset).astype(int)
     start = np.where(sign < 0, first - (np.asarray(sides) - 1), first)
-    box = copy_box(volume_cdhw, start, sides)
+    box = copy_box(volume_cdhw, start, sides, half=half)
     return np.ascontiguousarray(box[(slice(None), *(slice(None, None, int(s)) for s in sign))])

@@ -52,6 +52,11 @@ class CaseReader:
         self._open[case] = opened = self._checked(case)
         return opened
 
+    def survey(self, cases: Sequence[str]) -> tuple[set[tuple[int, ...]], bool]:
+        """Shapes (D, H, W) of these cases' volumes, and whether all are float16. Raises CaseError naming the file."""
+        images = [open_array(self.folder, case, "x") for case in cases]
+        return {image.shape[1:] for image in images}, all(image.dtype == np.float16 for image in images)
+
     def _checked(self, case: str) -> OpenCase:
         shape = read_info(self.folder, case).shape_stored
         image = open_array(self.folder, case, "x")
@@ -74,10 +79,14 @@ class CaseReader:
 
 
 def copy_box(
-    volume_cdhw: np.ndarray, start: Sequence[int] | np.ndarray, size: Sequence[int] | np.ndarray
+    volume_cdhw: np.ndarray,
+    start: Sequence[int] | np.ndarray,
+    size: Sequence[int] | np.ndarray,
+    *,
+    half: bool = False,
 ) -> np.ndarray:
-    """Copy a box, zeros where it leaves the volume; images become float32."""
-    dtype = np.float32 if volume_cdhw.dtype.kind == "f" else volume_cdhw.dtype
+    """Copy a box, zeros where it leaves the volume; images become float32, or with ``half`` stay as they are."""
+    dtype = np.float32 if volume_cdhw.dtype.kind == "f" and not half else volume_cdhw.dtype
     inside = [
         (max(0, int(s)), min(n, int(s) + int(k))) for s, k, n in zip(start, size, volume_cdhw.shape[1:], strict=True)
     ]

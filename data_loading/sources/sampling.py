@@ -7,7 +7,7 @@ Salmon et al. 2011, doi:10.1145/2063384.2063405).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -18,6 +18,7 @@ from data_loading.augmentation.effect import Grid
 from data_loading.augmentation.pipeline import Augmentation
 from data_loading.errors import LoaderError
 
+COARSE = 0.01  # by which SpatialEffect.extremes may fall short
 CASE_ORDER, PATCH = 0, 1  # two uses of a seed that must never share a stream
 
 
@@ -118,8 +119,7 @@ class PatchSampler:
             foreground: (n, 4) rows (class, d, h, w); may be empty.
         """
         start = draw_start(rng, shape_dhw, self.patch_dhw, foreground, self.oversampling)
-        grid = Grid(patch_dhw=self.patch_dhw, in_plane=self.in_plane, mirror_axes=self.mirror_axes)
-        matrix, warped = self.augmentation.draw_matrix(rng, grid)
+        matrix, warped = self.augmentation.draw_matrix(rng, self.grid)
         half = (np.asarray(self.patch_dhw) - 1) / 2
         return Patch(
             matrix=matrix,
@@ -127,6 +127,24 @@ class PatchSampler:
             warped=warped,
             intensity=self.augmentation.draw_intensity(rng, self.channels, self.axes),
         )
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels of a patch, as spatial effects see them."""
+        return Grid(patch_dhw=self.patch_dhw, in_plane=self.in_plane, mirror_axes=self.mirror_axes)
+
+    def largest_box(self, shapes_dhw: Iterable[Sequence[int]]) -> int:
+        """The most voxels that any patch of volumes of these shapes is read from (:func:`warp_box`), or a little more.
+
+        A patch that is not warped is read, and padded, as it is.
+        """
+        patch = np.array(self.patch_dhw)
+        if not self.augmentation.warps:
+            return int(patch.prod())
+        half = (patch - 1) / 2
+        reach = np.abs(self.augmentation.extremes(self.grid)) @ half * (1 + COARSE)
+        sides = np.floor(half + reach) - np.floor(half - reach) + _border(patch)
+        return max(int(patch.prod()), *(int(np.minimum(sides, shape).prod(axis=1).max()) for shape in shapes_dhw))
 
     def neighbour(self, patch: Patch, index: int, run: int, depth: int) -> Patch:
         """The ``index``-th of ``run`` slices about a patch of one slice, kept inside the volume.
@@ -167,5 +185,9 @@ def warp_box(patch: Patch, patch_dhw: Sequence[int], shape_dhw: Sequence[int]) -
     half = (np.asarray(patch_dhw) - 1) / 2
     centre, reach = patch.offset + patch.matrix @ half, np.abs(patch.matrix) @ half
     start = np.clip(np.floor(centre - reach).astype(int), 0, shape - 1)
-    width = np.where(np.asarray(patch_dhw) == 1, 1, 2)  # a single slice stays in its plane: no neighbour is mixed in
-    return start, np.clip(np.floor(centre + reach).astype(int) + width, start + 1, shape)
+    return start, np.clip(np.floor(centre + reach).astype(int) + _border(patch_dhw), start + 1, shape)
+
+
+def _border(patch_dhw: Sequence[int] | np.ndarray) -> np.ndarray:
+    """How many voxels beyond the last whole one are read: a single slice stays in its plane, with no neighbour."""
+    return np.where(np.asarray(patch_dhw) == 1, 1, 2)

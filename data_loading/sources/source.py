@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from runtime.memory import keep_freed_memory
 
 
 class SampleInfo(Protocol):
@@ -22,3 +25,14 @@ class Source(Protocol):
     def at(self, global_step: int) -> Source:
         """The same source for a pipeline that begins at ``global_step`` (epoch * steps + step)."""
         ...
+
+
+@dataclass(frozen=True)
+class InWorker:
+    """A source as a reading process calls it: with the memory of one box the next is read."""
+
+    source: Source
+
+    def __call__(self, info: SampleInfo) -> tuple[np.ndarray, ...]:
+        keep_freed_memory()
+        return self.source(info)

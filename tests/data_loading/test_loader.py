@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import types
 
+from cli.modes import parse_main
 from data_loading import dali, module
 from data_loading.augmentation.pipeline import Augmentation
-from data_loading.dali import check_shared_memory, shared_memory_bytes
+from data_loading.dali import PipelineSpec, check_shared_memory, shared_memory_bytes
 from data_loading.errors import LoaderError
 from data_loading.loader import Batch, PatchLoader
-from data_loading.module import LoaderSettings, SliceSettings, patch_spec
+from data_loading.module import LoaderSettings, SliceSettings, patch_source, patch_spec
+from data_loading.sources.reader import NOTHING
+from data_loading.sources.sampling import warp_box
 
 pytestmark = pytest.mark.loader
 MakeFolder = Callable[..., tuple]
@@ -176,20 +182,98 @@ def test_a_broken_case_is_named(cases: tuple, workers: int) -> None:
         next(iter(loader))
 
 
+def spec_of(cases: tuple) -> PipelineSpec:
+    return patch_spec(patch_source(*cases, INLINE, Augmentation(), compiled=True), cases[1], INLINE, device_id=None)
+
+
+def test_shared_memory_is_what_a_pipeline_comes_to_take(make_folder: MakeFolder) -> None:
+    """Boxes of every size, until each of DALI's buffers has held a large one."""
+    folder, plan, cases = make_folder(3, shape_dhw=(40, 44, 48), patch_size=(24, 28, 32))
+    settings = LoaderSettings(batch_size=2, num_workers=2, steps_per_epoch=40)
+    source = patch_source(folder, plan, cases, settings, Augmentation.only("rotation", "scaling"), compiled=False)
+    spec = patch_spec(source, plan, settings, device_id=None)
+    spec = replace(spec, num_workers=2)
+    with PatchLoader(source, spec, steps=40) as loader:
+        for _ in loader:
+            written = written_to_shared_memory()
+    assert 0.6 * shared_memory_bytes(spec) < written <= 1.05 * shared_memory_bytes(spec)
+
+
+def written_to_shared_memory() -> int:
+    """Bytes of the pages that this process has seen of its workers' shared memory."""
+    pages, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            ours = "/dev/shm/nvidia_dali" in line
+        elif ours and line.startswith("Rss:"):
+            pages += 1024 * int(line.split()[1])
+    return pages
+
+
+def test_the_largest_box_is_as_large_as_any_that_is_drawn(make_folder: MakeFolder) -> None:
+    for patch, shape in (((24, 28, 32), (90, 90, 90)), ((24, 28, 32), (30, 90, 40)), ((8, 32, 32), (90, 90, 90))):
+        folder, plan, cases = make_folder(1, shape_dhw=shape, patch_size=patch)
+        settings = LoaderSettings(batch_size=1, num_workers=0, steps_per_epoch=1)
+        source = patch_source(folder, plan, cases, settings, Augmentation.only("rotation", "scaling"), compiled=False)
+        rng, most = np.random.default_rng(0), 0
+        for _ in range(3000):
+            drawn = source.sampler.draw(rng, shape, NOTHING)
+            start, end = warp_box(drawn, patch, shape)
+            most = max(most, int(np.prod(end - start)))
+        assert 0.85 * source.box_voxels <= most <= source.box_voxels
+    still = patch_source(folder, plan, cases, settings, Augmentation(), compiled=False)
+    assert still.box_voxels == np.prod(patch)
+
+
+def test_what_cannot_happen_has_no_operators(cases: tuple) -> None:
+    """nnU-Net's graph has many; without augmentation only the patch passes through."""
+
+    def operators(augmentation: Augmentation) -> int:
+        source = patch_source(*cases, INLINE, augmentation, compiled=False)
+        pipeline = dali._pipeline(
+            source, patch_spec(source, cases[1], INLINE, device_id=None), batch_size=2, num_threads=1, device_id=None
+        )
+        pipeline.build()
+        return len(pipeline._ops)
+
+    off = dict.fromkeys(("noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted"), 0.0)
+    flags = [text for name, value in off.items() for text in (f"--{name}", str(value))]
+    alone = Augmentation.of(parse_main(["--exec_mode", "train", *flags, "--gamma", "0", "--scaling", "0"]))
+    every, rotation, none = operators(Augmentation.nnunet()), operators(alone), operators(Augmentation())
+    assert none <= 4 and none < rotation < every / 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_float16_travels_as_it_is_stored(make_folder: MakeFolder, workers: int) -> None:
+    folder, plan, cases = make_folder(2, dtype="float16")
+    settings = replace(INLINE, num_workers=workers)
+    batches = []
+    for compiled in (True, False):
+        source = patch_source(folder, plan, cases, settings, Augmentation.only("mirror"), compiled=compiled)
+        spec = patch_spec(source, plan, settings, device_id=None)
+        assert source.half is not compiled and (spec.ports[0].dtype == types.DALIDataType.FLOAT16) is not compiled
+        with PatchLoader(source, spec, steps=source.sampler.steps_per_epoch) as loader:
+            batches.append([batch["image"].clone() for batch in loader])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*batches, strict=True))
+    assert batches[0][0].dtype == torch.float32
+
+
 def test_too_little_shared_memory_is_said_before(cases: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, plan, _ = cases
-    stat = namedtuple("stat", "f_bavail f_frsize")(1, 4096)
-    monkeypatch.setattr(dali.os, "statvfs", lambda _: stat)
-    made = patch_spec(plan, INLINE, Augmentation(), compiled=True, device_id=None, labelled=True)
-    spec = replace(made, num_workers=2)
-    with pytest.raises(LoaderError, match=r"/dev/shm has 0 MiB free.*--shm-size.*--num_workers 0"):
+    stat = namedtuple("stat", "f_bavail f_blocks f_frsize")
+    monkeypatch.setattr(dali.os, "statvfs", lambda _: stat(1, 1, 4096))
+    spec = replace(spec_of(cases), num_workers=2)
+    with pytest.raises(LoaderError, match=r"/dev/shm has 0 MiB free.*--shm-size=1g.*--num_workers 0"):
         check_shared_memory(spec)
+    enough = shared_memory_bytes(spec) // 4096 + 1
+    monkeypatch.setattr(dali.os, "statvfs", lambda _: stat(enough, enough, 4096))
+    check_shared_memory(spec)
+    with pytest.raises(LoaderError, match=r"8 ranks on this machine need up to .* MiB: 2 workers each, .* --ipc=host"):
+        check_shared_memory(spec, local_ranks=8)  # each alone would fit
 
 
-@pytest.mark.parametrize(("workers", "batch_size", "batches"), [(1, 2, 2), (4, 2, 2), (8, 2, 4), (7, 2, 4), (8, 64, 2)])
+@pytest.mark.parametrize(("workers", "batch_size", "batches"), [(1, 2, 2), (4, 2, 4), (8, 2, 8), (7, 2, 8), (8, 64, 2)])
 def test_every_worker_has_a_sample_at_hand(cases: tuple, workers: int, batch_size: int, batches: int) -> None:
-    made = patch_spec(cases[1], INLINE, Augmentation(), compiled=True, device_id=None, labelled=True)
-    spec = replace(made, num_workers=workers, batch_size=batch_size)
+    spec = replace(spec_of(cases), num_workers=workers, batch_size=batch_size)
     assert spec.read_ahead == batches
     assert batches * batch_size >= workers
     assert shared_memory_bytes(spec) >= (batches + 2) * batch_size * (2 * 4 + 1) * 8 * 12 * 16

@@ -33,7 +33,7 @@ def loader(
     folder, plan, cases = folder_plan_cases
     slices = SliceSettings(data2d_dim=2)
     source = patch_source(folder, plan, cases, settings, augmentation, slices=slices, compiled=compiled)
-    spec = patch_spec(plan, settings, augmentation, compiled=compiled, device_id=None, labelled=True)
+    spec = patch_spec(source, plan, settings, device_id=None)
     return PatchLoader(source, spec, steps=source.sampler.steps_per_epoch)
 
 
