@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cases.plan import Plan
 from data_loading.augmentation.effect import Node
-from data_loading.dali import PipelineSpec, Port, dali_threads, usable_workers
+from data_loading.dali import PipelineSpec, Port, dali_threads, to_gpu, usable_workers
 from data_loading.loader import Batch, PatchLoader
 from data_loading.module import LoaderSettings, PatchDataModule, batches_identity
 from data_loading.sources.sampling import PatchSampler
@@ -176,7 +176,7 @@ def _unchanged(*nodes: Node) -> tuple[Node, ...]:
 
 
 def _to_gpu(*nodes: Node) -> tuple[Node, ...]:
-    return tuple(node.gpu() for node in nodes)
+    return tuple(map(to_gpu, nodes))
 
 
 class RestorationDataModule(PatchDataModule):
