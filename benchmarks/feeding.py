@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.feeding`` runs the sources that a GPU gets: reading processes cut the box that a turned and
 scaled patch needs, and draw its parameters; the main process hands both on. Effects and the copy to the device are the
-GPU's work, and are left out. The device is a clock: it takes a batch of two every 8.7 ms (230 images/s) and waits where none
-has come.
+GPU's work, and are left out. The device is a clock: it takes a batch of two every 8.7 ms (230 images/s) and waits where
+none has come.
 
 CPU time of both sides is measured. How many cores keep the device busy follows by arithmetic; with the cores that are
 here, the rate itself is measured too.
@@ -12,6 +12,7 @@ here, the rate itself is measured too.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,7 +36,6 @@ from data_loading.augmentation.pipeline import Augmentation
 from data_loading.dali import PipelineSpec, build_pipeline
 from data_loading.module import LoaderSettings, patch_source, patch_spec
 from data_loading.sources.patches import PatchSource
-from runtime.memory import keep_freed_memory
 
 BUSY = 0.97  # of the device's time, which is wanted
 
@@ -60,7 +60,7 @@ class Fed:
 
     Attributes:
         channels, megabytes, dtype: of the volumes.
-        worker_ms: CPU time of a reading process for a sample.
+        worker_ms: CPU time of a reading process for a sample, handing it over included.
         main_ms: CPU time of the main process, DALI's threads included, for a batch.
         sample_mb: that cross shared memory for a sample, on average.
         cores: that keep the device busy for ``BUSY`` of its time, by arithmetic.
@@ -106,20 +106,22 @@ def _measured(folder: Path, plan: Plan, settings: FeedingSettings, channels: int
     loading = LoaderSettings(batch_size=settings.batch_size, num_workers=0, steps_per_epoch=settings.batches)
     source = patch_source(folder, plan, list_cases(folder), loading, Augmentation.nnunet(), compiled=False)
     spec = replace(patch_spec(source, plan, loading, device_id=None), graph=_staged)
-    worker_ms, sample_mb = _worker(source, settings)
-    measured, main_ms = {}, []
+    sample_mb = _sample_mb(source, settings)
+    measured, worker_times, main_times = {}, [], []
     for workers in settings.workers:
-        rate, idle, cpu = _feed(source, replace(spec, num_workers=workers), settings)
+        rate, idle, worker, main = _feed(source, replace(spec, num_workers=workers), settings)
         measured[workers] = (rate, idle)
-        main_ms.append(cpu)
+        worker_times.append(worker)
+        main_times.append(main)
+    worker_ms, main_ms = min(worker_times), min(main_times)
     batches_a_second = BUSY / (settings.device_ms / 1000)
-    cores = batches_a_second * (settings.batch_size * worker_ms + min(main_ms)) / 1000
+    cores = batches_a_second * (settings.batch_size * worker_ms + main_ms) / 1000
     return Fed(
         channels=channels,
         megabytes=megabytes,
         dtype=dtype,
         worker_ms=worker_ms,
-        main_ms=min(main_ms),
+        main_ms=main_ms,
         sample_mb=sample_mb,
         cores=cores,
         measured=measured,
@@ -137,20 +139,27 @@ class _Sample:
     idx_in_batch: int
 
 
-def _worker(source: PatchSource, settings: FeedingSettings) -> tuple[float, float]:
-    """CPU milliseconds and megabytes of a sample, all volumes being in the page cache."""
-    keep_freed_memory()
+def _sample_mb(source: PatchSource, settings: FeedingSettings) -> float:
+    """Megabytes of a sample; all volumes are in the page cache then."""
     samples: list[Any] = [_Sample(step, i) for step in range(settings.batches) for i in range(settings.batch_size)]
-    for sample in samples:
-        source(sample)
-    began, moved = time.process_time(), 0
-    for sample in samples:
-        moved += sum(int(array.nbytes) for array in source(sample))
-    return 1000 * (time.process_time() - began) / len(samples), moved / len(samples) / 1e6
+    return sum(int(array.nbytes) for sample in samples for array in source(sample)) / len(samples) / 1e6
 
 
-def _feed(source: PatchSource, spec: PipelineSpec, settings: FeedingSettings) -> tuple[float, float, float]:
-    """Images a second, the share of its time that the device waits, and the main process's CPU ms a batch.
+def _children_seconds() -> float:
+    """CPU time of the processes that this one has started and that run."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(fields[1]) == os.getpid():
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _feed(source: PatchSource, spec: PipelineSpec, settings: FeedingSettings) -> tuple[float, float, float, float]:
+    """Images a second, the share of its time that the device waits, CPU ms of workers a sample and of this one a batch.
 
     The host keeps one batch queued behind the one that the device works on, as a training does.
     """
@@ -158,7 +167,7 @@ def _feed(source: PatchSource, spec: PipelineSpec, settings: FeedingSettings) ->
     step = settings.device_ms / 1000
     for _ in range(2 * spec.read_ahead):  # what was read ahead of the start is no rate
         pipeline.run()
-    cpu, began = time.process_time(), time.perf_counter()
+    cpu, workers, began = time.process_time(), _children_seconds(), time.perf_counter()
     free, idle = began, 0.0
     for _ in range(settings.batches):
         pipeline.run()
@@ -167,9 +176,11 @@ def _feed(source: PatchSource, spec: PipelineSpec, settings: FeedingSettings) ->
         free = max(free, now) + step
         time.sleep(max(0.0, free - 2 * step - time.perf_counter()))
     seconds = free - began
-    cpu_ms = 1000 * (time.process_time() - cpu) / settings.batches
+    main_ms = 1000 * (time.process_time() - cpu) / settings.batches
+    images = settings.batches * spec.batch_size
+    worker_ms = 1000 * (_children_seconds() - workers) / images
     del pipeline
-    return settings.batches * spec.batch_size / seconds, idle / seconds, cpu_ms
+    return images / seconds, idle / seconds, worker_ms, main_ms
 
 
 def table(found: list[Fed], settings: FeedingSettings) -> Table:
@@ -192,7 +203,11 @@ def table(found: list[Fed], settings: FeedingSettings) -> Table:
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     settings = parse((FeedingSettings,), argv, __doc__ or "")[FeedingSettings]
-    Console(width=200).print(table(list(run(settings)), settings))
+    found = []
+    for fed in run(settings):
+        found.append(fed)
+        print(fed, file=sys.stderr, flush=True)  # a killed run has told what it found
+    Console(width=200).print(table(found, settings))
     return 0
 
 
