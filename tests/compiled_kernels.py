@@ -81,12 +81,13 @@ def compiled(
 
 def _resources(cubin: bytes) -> tuple[int, int]:
     """Registers and bytes of stack of a thread."""
-    from triton import knobs
+    import triton
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(cubin)
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(file)]
+        program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        command = [str(program), "--dump-resource-usage", str(file)]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", said)[0]
     return int(registers), int(stack)
