@@ -84,7 +84,7 @@ def test_ranks_come_from_the_trainer(made: tuple) -> None:
     seen = []
     for rank in range(2):
         data = SegmentationDataModule(folder, plan, cases[:3], cases[3:], SETTINGS)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(num_devices=1, global_rank=rank, world_size=2)  # type: ignore[assignment]
         seen.append([float(batch["image"].sum()) for batch in data.train_dataloader()])
         assert list(data.val_dataloader().cases) == [cases[3 + rank]]
         data.teardown("fit")
@@ -99,7 +99,7 @@ def test_another_number_of_ranks_is_said_and_keeps_the_length_of_an_epoch(
     def data(world_size: int, steps: int = 0) -> module.SegmentationDataModule:
         made = SegmentationDataModule(folder, plan, cases, [], LoaderSettings(num_workers=0, batch_size=1))
         ranks = {"global_rank": 0, "world_size": world_size, "num_training_batches": steps}
-        made.trainer = SimpleNamespace(**ranks)  # type: ignore[assignment]
+        made.trainer = SimpleNamespace(num_devices=1, **ranks)  # type: ignore[assignment]
         return made
 
     state = data(2, steps=len(data(2).train_dataloader())).state_dict()
@@ -177,5 +177,5 @@ def test_axes_that_the_patch_has_not_cannot_be_mirrored(make_folder: MakeFolder)
 def test_evaluation_needs_volumes_alone(made: tuple) -> None:
     folder, plan, cases = made
     data = VolumeDataModule(folder, plan, cases)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(num_devices=1, global_rank=1, world_size=2)  # type: ignore[assignment]
     assert [item["case"] for item in data.val_dataloader()] == cases[1::2]
